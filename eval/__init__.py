@@ -1,0 +1,1 @@
+"""How good is a checkpoint? Rows and tasks, decoding, scores with their intervals, and the report."""

@@ -1,0 +1,80 @@
+"""Ask a checkpoint every row of a task, score the responses by the rewards' own verifier, and keep all of it in files."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from eval.decode import Decoded, Decoder
+from eval.rows import read
+from eval.scores import scores
+from eval.task import Task
+from rewards.accuracy import outcome_of
+from rewards.response import Malformed, parse
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn."""
+
+    batch_size: int  # prompts decoded together, per rank
+    samples: int  # sampled responses an item, beside the greedy one
+    temperature: float  # of the samples
+    dtype: str
+    seed: int
+
+
+def evaluate(checkpoint: str, task: Task, out: Path, decoding: Decoding, title: str) -> None:
+    """Write `completions.jsonl` (one line a response) and `scores.json` to `out`. Called by every rank; rows are split.
+
+    Args:
+        checkpoint: a folder or a hub id.
+        title: what the progress bar says.
+    """
+    state = PartialState()
+    rows = read(task.source())
+    rows = rows.select(range(min(task.limit or len(rows), len(rows))))
+    mine = rows.shard(state.num_processes, state.process_index)
+    decoder = Decoder(checkpoint, decoding.dtype)
+    lines: list[dict[str, Any]] = []
+    bar = tqdm(total=len(mine) * (1 + decoding.samples), desc=title, unit="response", disable=None)
+    if not sys.stderr.isatty() and state.is_main_process:
+        print(f"{title}: {len(rows)} rows", file=sys.stderr, flush=True)
+    for sample in range(1 + decoding.samples):  # 0 is greedy
+        for begin in range(0, len(mine), decoding.batch_size):
+            batch = list(mine.select(range(begin, min(begin + decoding.batch_size, len(mine)))))
+            temperature = decoding.temperature if sample else None
+            seed = decoding.seed + 1_000_003 * sample + begin
+            responses = decoder.decode(batch, task.max_new_tokens, temperature, seed)
+            lines += [_line(row, response, sample) for row, response in zip(batch, responses, strict=True)]
+            bar.update(len(batch))
+    bar.close()
+    lines = gather_object(lines)
+    if state.is_main_process:
+        lines.sort(key=lambda line: (line["sample"], line["id"]))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        result = {**scores(lines), "temperature": decoding.temperature}
+        (out / "scores.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    state.wait_for_everyone()
+
+
+def _line(row: dict[str, Any], response: Decoded, sample: int) -> dict[str, Any]:
+    parsed = parse(response.text)
+    outcome = outcome_of(response.text, row["answer"], row.get("kind"), row.get("choices"), response.truncated)
+    return {
+        "id": row["id"],
+        "sample": sample,
+        "question": row["question"],
+        "gold": row["answer"],
+        "text": response.text,
+        "outcome": outcome.value,
+        "reason": parsed.reason.value if isinstance(parsed, Malformed) else None,
+        "think_tokens": response.think_tokens,
+        "answer_tokens": response.answer_tokens,
+    }

@@ -1,0 +1,181 @@
+"""Rows: the one canonical form of a question, read from each supported data format, and the prompt made of it.
+
+A canonical row has `id`, `question`, `images` (a list, possibly empty), `answer`, and, where the data has them, `think`,
+`kind` and `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rewards.response import SYSTEM_PROMPT, Response, parse
+
+if TYPE_CHECKING:
+    import datasets
+
+Format = Literal["rows", "vision_r1", "scienceqa"]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from: the same five settings for training data and evaluation tasks."""
+
+    path: str  # a folder, a .jsonl, .json or .parquet file, or a hub id
+    format: Format = "rows"
+    split: str = "train"
+    revision: str | None = None
+    images: str | None = None  # the folder that image paths in the rows are relative to
+    config: str | None = None  # the hub data set's configuration
+
+
+def read(source: Source) -> "datasets.Dataset":
+    """All rows of `source` in canonical form; an image is decoded only when its row is used.
+
+    Rows of `vision_r1` whose response the grammar rejects are left out, and counted in a line on standard error.
+
+    Raises:
+        ValueError: a column that the format needs is missing, or no row is left.
+    """
+    table = _load(source)
+    if source.format == "rows" and "problem" in table.column_names:  # geometry3k and its like
+        table = table.rename_column("problem", "question")
+    missing = _REQUIRED[source.format] - set(table.column_names)
+    if missing:
+        raise ValueError(
+            f"{source.path}: format {source.format!r} needs the columns {sorted(_REQUIRED[source.format])}; "
+            f"missing: {sorted(missing)}, found: {table.column_names}"
+        )
+    root = Path(source.images) if source.images else Path(source.path).parent
+    rows = _undecoded(table).map(
+        _CANONICAL[source.format], with_indices=True, remove_columns=_replaced(table.column_names), desc="reading rows"
+    )
+    if source.format == "vision_r1":
+        rows = _without_malformed(rows, source.path)
+    if len(rows) == 0:
+        raise ValueError(f"{source.path}: no usable row")
+    return _with_images(rows, root)
+
+
+def prompt(question: str) -> list[dict[str, str]]:
+    """The conversation that asks `question`, in the grammar of `rewards.response`."""
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
+
+
+_REQUIRED = {
+    "rows": {"question", "answer"},
+    "vision_r1": {"conversations"},
+    "scienceqa": {"question", "choices", "answer", "image"},
+}
+
+
+def _load(source: Source) -> "datasets.Dataset":
+    import datasets
+
+    path = Path(source.path)
+    if path.is_file():
+        kind = {".jsonl": "json"}.get(path.suffix, path.suffix.removeprefix("."))
+        return datasets.load_dataset(kind, data_files=str(path), split="train")
+    if (path / "state.json").is_file():
+        return datasets.load_from_disk(str(path))
+    return datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+
+
+def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
+    """The same table with images as their bytes and paths, so that re-arranging columns decodes nothing."""
+    from datasets import Image, List
+
+    for name, feature in table.features.items():
+        if isinstance(feature, Image):
+            table = table.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            table = table.cast_column(name, List(Image(decode=False)))
+    return table
+
+
+def _replaced(columns: list[str]) -> list[str]:
+    """Columns that the canonical form replaces; others stay, for rewards that read them."""
+    return [name for name in columns if name in {"image", "conversations", "hint", "choices", "images"}]
+
+
+def _row(values: dict[str, Any], index: int) -> dict[str, Any]:
+    """Format `rows`: the canonical form itself; `id`, `images`, `think`, `kind` and `choices` may be absent."""
+    choices = values.get("choices") or None
+    images = values.get("images") or values.get("image") or []
+    return {
+        "id": str(values.get("id", index)),
+        "question": _with_options(values["question"].replace("<image>", "").strip(), choices),
+        "images": images if isinstance(images, list) else [images],
+        "answer": str(values["answer"]),
+        "choices": choices,
+    }
+
+
+def _vision_r1(values: dict[str, Any], index: int) -> dict[str, Any]:
+    """Format `vision_r1` (Osilly/Vision-R1-cold): both of its files, with their different roles and image columns.
+
+    The question's `<image>` marker and the answer's "Final Answer:" prefix are removed; a row that the grammar rejects
+    gets `malformed`, the reason.
+    """
+    turns = {turn["from"]: turn["value"] for turn in values["conversations"]}
+    question = turns.get("user", turns.get("human", ""))
+    response = parse(turns.get("assistant", turns.get("gpt", "")))
+    images = values.get("images") or values.get("image") or []
+    well_formed = isinstance(response, Response)
+    return {
+        "id": str(values.get("id", index)),
+        "question": question.replace("<image>", "").strip(),
+        "images": images if isinstance(images, list) else [images],
+        "think": response.think if well_formed else "",
+        "answer": response.answer.removeprefix("Final Answer:").strip() if well_formed else "",
+        "malformed": None if well_formed else str(response.reason),
+    }
+
+
+def _scienceqa(values: dict[str, Any], index: int) -> dict[str, Any]:
+    """Format `scienceqa` (lmms-lab's): the hint as context, lettered options, the answer's index as its letter."""
+    context = f"Context: {values['hint']}\n" if values.get("hint") else ""
+    return {
+        "id": str(values.get("id", index)),
+        "question": context + _with_options(values["question"], values["choices"]),
+        "images": [values["image"]] if values["image"] else [],
+        "answer": LETTERS[values["answer"]],
+        "kind": "choice",
+        "choices": values["choices"],
+    }
+
+
+_CANONICAL: dict[Format, Callable[[dict[str, Any], int], dict[str, Any]]] = {
+    "rows": _row,
+    "vision_r1": _vision_r1,
+    "scienceqa": _scienceqa,
+}
+
+
+def _with_options(question: str, choices: list[str] | None) -> str:
+    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices or [], strict=False)]
+    return "\n".join([question, *options])
+
+
+def _without_malformed(rows: "datasets.Dataset", path: str) -> "datasets.Dataset":
+    reasons = Counter(reason for reason in rows["malformed"] if reason)
+    if reasons:
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        print(f"{path}: left out {reasons.total()} of {len(rows)} rows with malformed responses ({counts})", file=sys.stderr)
+        rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
+    return rows.remove_columns("malformed")
+
+
+def _with_images(rows: "datasets.Dataset", root: Path) -> "datasets.Dataset":
+    """Image paths made absolute, the column typed as images; no column at all where no row has an image."""
+    from datasets import Image, List
+
+    if not any(rows.with_format(None)["images"]):
+        return rows.remove_columns("images")
+    feature = rows.features["images"]
+    if isinstance(feature, List) and not isinstance(feature.feature, Image):
+        rows = rows.map(lambda paths: {"images": [str(root / path) for path in paths]}, input_columns="images")
+    return rows.cast_column("images", List(Image()))

@@ -1,0 +1,53 @@
+"""Tasks: small YAML files that say which rows to ask and how long a response may be."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+
+from eval.rows import Format, Source
+
+SHIPPED = Path(__file__).parent / "tasks"
+
+
+class Task(BaseModel):
+    """One held-out set. Paths are relative to the task's file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    path: str
+    format: Format = "rows"
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    images: str | None = None
+    limit: int | None = Field(default=None, gt=0)  # the first so many rows; None = all
+    max_new_tokens: int = Field(gt=0)
+
+    def source(self) -> Source:
+        return Source(self.path, self.format, self.split, self.revision, self.images, self.config)
+
+
+@lru_cache
+def load_task(name: str) -> Task:
+    """A shipped task by name, or a YAML file.
+
+    Raises:
+        ValueError: there is no such task, or its file is wrong.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+        raise ValueError(f"no task {name!r}. Shipped: {known}; yours: the path of a YAML file")
+    values: dict[str, Any] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    try:
+        task = Task.model_validate(values)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {details}") from None
+    local = {key: str((path.parent / value).resolve()) for key in ("path", "images") if (value := getattr(task, key))
+             and (path.parent / value).exists()}
+    return task.model_copy(update=local)

@@ -1,0 +1,37 @@
+"""Canonical rows as what TRL's trainers take: conversations, images, and the columns that rewards read."""
+
+from typing import TYPE_CHECKING, Any
+
+from eval.rows import prompt, read
+from pipeline.recipe import Data
+from rewards.response import render
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def sft_rows(data: Data) -> "datasets.Dataset":
+    """Prompt-completion conversations; `images` where the rows have any.
+
+    Raises:
+        ValueError: the rows have no think traces.
+    """
+    rows = read(data.source())
+    if "think" not in rows.column_names:
+        raise ValueError(f"{data.path}: an sft stage trains on think traces, and the rows have no column 'think'")
+    kept = {"images"} & set(rows.column_names)
+    return rows.map(_conversation, remove_columns=[name for name in rows.column_names if name not in kept], desc="prompts")
+
+
+def grpo_rows(data: Data) -> "datasets.Dataset":
+    """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see."""
+    rows = read(data.source())
+    hidden = [name for name in ("think", "question") if name in rows.column_names]
+    return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
+
+
+def _conversation(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": prompt(row["question"]),
+        "completion": [{"role": "assistant", "content": render(row["think"], row["answer"])}],
+    }

@@ -1,0 +1,74 @@
+"""Stage kind `grpo`: TRL's GRPOTrainer from the last stage's folder, with rollouts by vLLM or transformers."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from eval.decode import vision_token_ids
+from pipeline.data import grpo_rows
+from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.progress import show_progress
+from pipeline.recipe import GrpoStage, Recipe
+from pipeline.weight_push import push_weights
+from rewards.load import load_reward
+
+
+def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) -> Finished:
+    """Train the policy `model_in` (a folder or a hub id) on the stage's prompts and save a full checkpoint to `out/model`; `title` heads the bar."""
+    settings = trainer_settings(recipe, stage.trainer, model_in, out)
+    settings["reward_weights"] = [reward.weight for reward in stage.rewards]
+    banned = vision_token_ids(AutoConfig.from_pretrained(model_in, revision=settings["model_init_kwargs"]["revision"]))
+    settings["generation_kwargs"] = {
+        **banned_from_sampling(banned, bool(settings.get("use_vllm"))),
+        **settings.get("generation_kwargs", {}),
+    }
+    trainer = GRPOTrainer(
+        model=model_in,
+        reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
+        args=GRPOConfig(**settings),
+        train_dataset=grpo_rows(recipe.data[stage.data]),
+        peft_config=lora_config(stage.lora),
+        callbacks=[StaleWeightsAlarm(stage.max_logp_difference)],
+    )
+    if trainer.use_vllm and trainer.vllm_mode == "colocate":
+        generation, trl_push = trainer.vllm_generation, trainer.vllm_generation.sync_weights
+        generation.sync_weights = lambda: push_weights(generation, trl_push)
+    show_progress(trainer, title, out / "metrics.jsonl")
+    trainer.train()
+    return save_model(trainer, out, rollouts="vllm" if trainer.use_vllm else "transformers")
+
+
+def banned_from_sampling(token_ids: list[int], use_vllm: bool) -> dict[str, Any]:
+    """Sampling arguments that keep image placeholders out of completions.
+
+    A sampled one stops the step with "Image features and image tokens do not match": TRL 1.16 suppresses only the image
+    token itself, and only without vLLM.
+    """
+    if not token_ids:
+        return {}
+    return {"logit_bias": dict.fromkeys(token_ids, -100.0)} if use_vllm else {"suppress_tokens": token_ids}
+
+
+class StaleWeightsAlarm(TrainerCallback):
+    """Stops the run when the rollout engine and the trainer disagree about the same tokens.
+
+    Both hold the same weights, so the mean absolute difference of their log-probabilities is rounding. It grows when the
+    engine keeps old weights (a head tied to embeddings, cached vision features), and then GRPO silently learns nothing.
+    """
+
+    METRIC = "sampling/sampling_logp_difference/mean"
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        difference = (logs or {}).get(self.METRIC)
+        if difference is not None and difference > self.limit:
+            raise RuntimeError(
+                f"step {state.global_step}: the rollout engine's log-probabilities differ from the trainer's by "
+                f"{difference:.4f} nats on average (max_logp_difference: {self.limit}). The likely causes: weights that "
+                "did not reach the engine (tied embeddings, stale vision features), a different dtype or attention in "
+                "the two, or sampling settings that change probabilities after the fact"
+            )

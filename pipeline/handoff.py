@@ -1,0 +1,70 @@
+"""What crosses the border between two stages: a folder with a full checkpoint, and the settings a trainer starts with."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import Trainer
+
+from pipeline.recipe import Lora, Recipe
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a stage reports when it is done."""
+
+    steps: int
+    rollouts: str | None  # `vllm` or `transformers`; None for sft
+
+
+def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path) -> dict[str, Any]:
+    """The recipe's `trainer` block with what the pipeline decides (output, seed, precision, device) around it."""
+    on_cpu = not torch.cuda.is_available()
+    revision = recipe.model.revision if model_in == recipe.model.path else None
+    return {
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": on_cpu,
+        "bf16": recipe.model.dtype == "bfloat16",
+        **trainer,
+        "output_dir": str(out / "checkpoints"),
+        "seed": recipe.seed,
+        "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": revision},
+    }
+
+
+def lora_config(lora: Lora | None) -> LoraConfig | None:
+    """peft's own settings for the recipe's adapter; None trains all weights."""
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+    )
+
+
+def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
+    """Write `out/model`, the next stage's whole input: weights in safetensors, processor, chat template.
+
+    An adapter is merged into its base first, so that the next stage's reference model and its rollout engine start from
+    the same weights. Called by every rank.
+
+    Raises:
+        RuntimeError: training ended before its last step.
+    """
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise RuntimeError(f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
+    folder = out / "model"
+    if hasattr(trainer.model, "merge_and_unload"):
+        if trainer.is_world_process_zero():
+            trainer.model.merge_and_unload().save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
+    else:
+        trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return Finished(steps=trainer.state.global_step, rollouts=rollouts)

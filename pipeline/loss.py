@@ -1,0 +1,73 @@
+"""The SCALe loss and its controls, as one weight for each trained token.
+
+Per sequence n, with think tokens T_n, answer tokens A_n and token cross-entropies l_i:
+
+    L_n = w(p) * mean_{i in T_n} l_i  +  (1 - w(p)) * mean_{i in A_n} l_i            p = global_step / max_steps
+    L   = mean of L_n over the sequences of the whole optimizer step (all micro-batches, all ranks)
+
+This is reading R1 of SCALe (arXiv 2603.18656): the abstract states the length-independent segments and the cosine; that
+the weights sum to one, the end points, p in optimizer steps and per-sample means are our choice. The tags of the thinking
+belong to think; everything after `</think>`, end-of-turn token included, belongs to answer. An empty segment adds nothing.
+Controls: `token_mean` is ordinary SFT, `sample_token_mean` the mean over sequences of each one's token mean.
+
+Axes: B batch, T tokens.
+"""
+
+import math
+from typing import Literal
+
+import torch
+
+from pipeline.recipe import SegmentLoss, ThinkWeight
+
+Loss = Literal["token_mean", "sample_token_mean"] | SegmentLoss
+
+THINK, ANSWER = 1, 2  # values of a segment id; 0 is a token that is not trained
+
+
+def think_weight(schedule: ThinkWeight, progress: float) -> float:
+    """`w(p)` for progress `p` in [0, 1].
+
+    `cosine` is the paper's; `linear` and `constant` (at `start`) are ablations; `step` is `start` in the first half and
+    `end` in the second (SFTKey, arXiv 2512.21017, with 1 and 0).
+    """
+    start, end = schedule.start, schedule.end
+    match schedule.schedule:
+        case "cosine":
+            return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+        case "linear":
+            return start + (end - start) * progress
+        case "step":
+            return start if progress < 0.5 else end
+        case "constant":
+            return start
+
+
+def token_weights(segments_BT: torch.Tensor, loss: Loss, progress: float) -> torch.Tensor:
+    """The weight of each token's cross-entropy; their weighted sum over `items` is the loss.
+
+    Args:
+        segments_BT: segment ids (0, THINK or ANSWER), integer.
+        loss: a loss of the recipe.
+        progress: `p`, in [0, 1].
+
+    Returns:
+        float32 of the same shape, zero on untrained tokens.
+    """
+    if loss == "token_mean":
+        return (segments_BT != 0).float()
+    if loss == "sample_token_mean":
+        return _share(segments_BT != 0)
+    weight = think_weight(loss.think_weight, progress)
+    return weight * _share(segments_BT == THINK) + (1 - weight) * _share(segments_BT == ANSWER)
+
+
+def items(segments_BT: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """What the sum of weighted cross-entropies is divided by: trained tokens for `token_mean`, sequences otherwise."""
+    trained_BT = segments_BT != 0
+    return trained_BT.sum() if loss == "token_mean" else trained_BT.any(dim=1).sum()
+
+
+def _share(mask_BT: torch.Tensor) -> torch.Tensor:
+    """`1 / count` on the tokens of each row's mask: a sum with these weights is the row's mean."""
+    return mask_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)

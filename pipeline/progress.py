@@ -1,0 +1,64 @@
+"""What a person sees while a stage trains, and the file that keeps every logged number."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+_SHOWN = ("loss", "think_nll", "answer_nll", "think_weight", "reward", "rewards/accuracy/mean")
+
+
+def show_progress(trainer: Trainer, title: str, metrics: Path) -> None:
+    """Replace the trainer's own printing by one bar, titled "stage 2 of 3: sft (SCALe)", and the file `metrics`."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Reporter(title, metrics))
+
+
+class _Reporter(TrainerCallback):
+    def __init__(self, title: str, metrics: Path) -> None:
+        self.title, self.metrics = title, metrics
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
+        self.metrics.write_text("")
+        self.started = time.monotonic()
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", dynamic_ncols=True)
+        else:
+            print(f"{self.title}: {state.max_steps} steps", file=sys.stderr, flush=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        line = {"step": state.global_step, "seconds": round(time.monotonic() - self.started, 3), **logs}
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = {name.removesuffix("/mean"): f"{logs[name]:.3g}" for name in _SHOWN if logs.get(name) is not None}
+        if self.bar is not None:
+            self.bar.set_postfix(shown)
+        elif shown and self._tenth(state):
+            numbers = ", ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"{self.title}: step {state.global_step}/{state.max_steps}, {numbers}", file=sys.stderr, flush=True)
+
+    def _tenth(self, state: Any) -> bool:
+        """Whether a log without a terminal gets a line: about ten a stage."""
+        tenth = 10 * state.global_step // max(state.max_steps, 1)
+        due: bool = tenth != getattr(self, "printed", None)
+        self.printed = tenth
+        return due
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()

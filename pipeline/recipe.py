@@ -1,0 +1,405 @@
+"""The recipe: one strict schema, read from YAML with the line of every mistake, before torch is imported."""
+
+import difflib
+import importlib.util
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+
+from eval.rows import Format, Source
+from pipeline import trl_fields
+from rewards.load import load_reward
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values are not coerced, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(Strict):
+    path: str  # a folder or a hub id
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class Data(Strict):
+    path: str  # a folder, a .jsonl, .json or .parquet file, or a hub id
+    format: Format = "rows"
+    split: str = "train"
+    revision: str | None = None
+    images: str | None = None  # the folder that image paths in the rows are relative to
+
+    def source(self) -> Source:
+        return Source(**self.model_dump())
+
+
+class ThinkWeight(Strict):
+    """`w(p)`, the weight of the think segment at progress `p`; the answer segment gets `1 - w(p)`."""
+
+    start: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
+
+
+class SegmentLoss(Strict):
+    think_weight: ThinkWeight
+
+
+class Lora(Strict):
+    r: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Reward(BaseModel):
+    """A reward by name, file or dotted path; every further key is an argument of the function."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    use: str
+    weight: float = 1.0
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class SftStage(Strict):
+    kind: Literal["sft"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    data: str
+    loss: Literal["token_mean", "sample_token_mean"] | SegmentLoss
+    lora: Lora | None = None
+    trainer: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({'SCALe' if isinstance(self.loss, SegmentLoss) else self.loss})"
+
+
+class GrpoStage(Strict):
+    kind: Literal["grpo"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    data: str
+    rewards: list[Reward] = Field(min_length=1)
+    max_logp_difference: float = Field(default=0.1, gt=0)  # nats; above it, the engine's weights are stale: stop
+    lora: Lora | None = None
+    trainer: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_rewards(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("rewards"), list):
+            rewards = [{"use": reward} if isinstance(reward, str) else reward for reward in values["rewards"]]
+            return {**values, "rewards": rewards}
+        return values
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} (GRPO)"
+
+
+Stage = Annotated[SftStage | GrpoStage, Discriminator("kind")]
+
+
+class Evaluate(Strict):
+    tasks: list[str]  # names of shipped tasks, or YAML files
+    on: list[str]  # `base` or names of stages
+    batch_size: int = Field(default=64, gt=0)  # prompts decoded together, per rank
+    samples: int = Field(default=0, ge=0)  # sampled completions an item, beside the greedy one
+    temperature: float = Field(default=1.0, gt=0)  # of the samples
+
+
+class Recipe(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    seed: int = 0
+    model: Model
+    data: dict[str, Data]
+    stages: list[Stage] = Field(min_length=1)
+    evaluate: Evaluate | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake of the user: where, a stable code, what is wrong and what to do."""
+
+    where: str
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"ERROR {self.where} id=- {self.code}: {self.message}"
+
+    def json(self) -> str:
+        return json.dumps({"where": self.where, "id": None, "code": self.code, "message": self.message})
+
+
+class RecipeError(ValueError):
+    """The recipe cannot run; `problems` lists every reason that was found."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def load(path: Path, overrides: list[str]) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: the YAML file (YAML 1.2: `1e-5` is a number, `no` is a string).
+        overrides: `stage.key.path=value`, or a top-level key instead of a stage.
+
+    Raises:
+        RecipeError: with all problems at once.
+    """
+    tree = _parse(path)
+    problems = [problem for override in overrides if (problem := _override(tree, override))]
+    if problems:
+        raise RecipeError(problems)
+    try:
+        recipe = Recipe.model_validate(_plain(tree))
+    except ValidationError as error:
+        raise RecipeError([_problem(path, tree, dict(detail)) for detail in error.errors()]) from None
+    problems = [
+        Problem(_where(path, tree, loc), code, message)
+        for loc, code, message in [*_references(recipe), *_trainers(recipe), *_rewards(recipe, path.parent)]
+    ]
+    if problems:
+        raise RecipeError(problems)
+    return _with_local_paths(recipe, path.parent)
+
+
+def _parse(path: Path) -> CommentedMap:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError([Problem(str(path), "recipe_missing", f"cannot read the recipe: {error.strerror}")]) from None
+    try:
+        tree = YAML(typ="rt").load(io.StringIO(text))
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        what = str(error.problem).split(" with value")[0].replace("found d", "d")
+        raise RecipeError([Problem(f"{path}:{line}", "duplicate_key", f"{what}; keep one of them")]) from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise RecipeError([Problem(f"{path}:{line}", "yaml", f"not valid YAML: {error.problem}")]) from None
+    if not isinstance(tree, CommentedMap):
+        raise RecipeError([Problem(f"{path}:1", "yaml", "a recipe is a mapping with name, model, data and stages")])
+    return tree
+
+
+def _plain(node: Any) -> Any:
+    """The tree as plain Python; round-trip scalars (`1.0e-5`, quoted text) lose their formatting."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for plain in (bool, int, float, str):
+        if isinstance(node, plain):
+            return plain(node)
+    return node
+
+
+def _override(tree: CommentedMap, override: str) -> Problem | None:
+    """Set one value in the tree; only the last part of the path may be new."""
+    path, equals, text = override.partition("=")
+    first, *rest = path.split(".")
+    stages = {stage.get("name"): stage for stage in tree.get("stages") or [] if isinstance(stage, dict)}
+    if not equals or (first not in stages and first not in tree) or (first in stages and not rest):
+        known = ", ".join([*map(str, stages), *tree])
+        return Problem(
+            "command line", "override", f"{override!r}: expected stage.key.path=value; it can start with: {known}"
+        )
+    node: Any = stages[first] if first in stages else tree
+    *parents, last = rest if first in stages else [first, *rest]
+    for key in parents:
+        node = node.setdefault(key, CommentedMap())
+        if not isinstance(node, dict):
+            return Problem("command line", "override", f"{override!r}: {key!r} is not a mapping in the recipe")
+    node[last] = YAML(typ="safe").load(text)
+    return None
+
+
+def _where(path: Path, tree: Any, loc: tuple[Any, ...]) -> str:
+    """`file:line` of the deepest part of `loc` that stands in the file."""
+    line = 1
+    for key in loc:
+        if isinstance(tree, CommentedMap) and key in tree:
+            # A value set on the command line has no line: its parent's is the nearest.
+            line = tree.lc.data[key][0] + 1 if key in (tree.lc.data or {}) else line
+            tree = tree[key]
+        elif isinstance(tree, CommentedSeq) and isinstance(key, int) and key < len(tree):
+            line = tree.lc.data[key][0] + 1
+            tree = tree[key]
+    return f"{path}:{line}"
+
+
+def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
+    """One pydantic error as one line of advice."""
+    loc = tuple(detail["loc"])
+    where, name = _where(path, tree, loc), ".".join(_named(tree, loc))
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _known_keys(loc)
+            return Problem(where, "unknown_key", f"{name}: unknown key. {_advice(str(loc[-1]), known)}")
+        case "missing":
+            return Problem(where, "missing_key", f"{name}: required key is missing")
+        case _:
+            return Problem(where, "bad_value", f"{name}: {detail['msg']}, got {detail.get('input')!r:.80}")
+
+
+def _named(tree: Any, loc: tuple[Any, ...]) -> list[str]:
+    """`loc` in the user's words: stages by name, without the schema's own markers."""
+    parts: list[str] = []
+    for key in loc:
+        if isinstance(tree, CommentedMap) and key in tree:
+            tree = tree[key]
+        elif isinstance(tree, CommentedSeq) and isinstance(key, int) and key < len(tree):
+            tree = tree[key]
+            if isinstance(tree, dict) and "name" in tree:
+                parts, key = [], tree["name"]
+        elif key != loc[-1]:
+            continue
+        parts.append(str(key))
+    return parts
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    models: dict[Any, type[BaseModel]] = {
+        "model": Model,
+        "data": Data,
+        "lora": Lora,
+        "evaluate": Evaluate,
+        "think_weight": ThinkWeight,
+        "SegmentLoss": SegmentLoss,
+        "sft": SftStage,
+        "grpo": GrpoStage,
+    }
+    parents = [part for part in loc[:-1] if part in models]
+    return list((models[parents[-1]] if parents else Recipe).model_fields)
+
+
+def _advice(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
+
+
+Found = tuple[tuple[Any, ...], str, str]  # where in the tree, code, message
+
+
+def _references(recipe: Recipe) -> list[Found]:
+    """Names that must exist elsewhere in the recipe."""
+    found: list[Found] = []
+    names = [stage.name for stage in recipe.stages]
+    for index, stage in enumerate(recipe.stages):
+        if stage.data not in recipe.data:
+            advice = _advice(stage.data, list(recipe.data))
+            found.append((("stages", index, "data"), "unknown_data", f"{stage.name}.data: no data {stage.data!r}. {advice}"))
+        if stage.name in names[:index] or stage.name in {"base", "eval"}:
+            found.append((("stages", index, "name"), "stage_name", f"{stage.name!r} is taken; names must be unique, not base or eval"))
+    for index, name in enumerate(recipe.evaluate.on if recipe.evaluate else []):
+        if name not in ["base", *names]:
+            message = f"evaluate.on: no checkpoint {name!r}. {_advice(name, ['base', *names])}"
+            found.append((("evaluate", "on", index), "unknown_checkpoint", message))
+    return found
+
+
+# What a stage decides itself, or what the loss cannot carry; a recipe that sets it would be overruled silently.
+_RESERVED = {
+    "output_dir": "the run folder is fixed: runs/<name>/<stage>",
+    "seed": "set `seed` at the top of the recipe",
+    "data_seed": "set `seed` at the top of the recipe",
+    "model_init_kwargs": "set `model` at the top of the recipe",
+    "resume_from_checkpoint": "the same command resumes by itself",
+    "packing": "segments need one sequence a row",
+    "padding_free": "segments need one sequence a row",
+    "reward_weights": "give each reward its `weight`",
+}
+
+
+def _trainers(recipe: Recipe) -> list[Found]:
+    """TRL's own settings: names, types, and the arithmetic of a GRPO batch."""
+    found: list[Found] = []
+    for index, stage in enumerate(recipe.stages):
+        known = trl_fields.fields(stage.kind)
+        for key, value in stage.trainer.items():
+            loc, name = ("stages", index, "trainer", key), f"{stage.name}.trainer.{key}"
+            if key in _RESERVED:
+                found.append((loc, "reserved_key", f"{name}: {_RESERVED[key]}"))
+            elif key not in known:
+                found.append((loc, "unknown_key", f"{name}: unknown to TRL. {_advice(key, list(known))}"))
+            elif problem := _wrong_type(value, known[key].type):
+                found.append((loc, "bad_value", f"{name}: {problem}, got {value!r:.80}"))
+        if stage.kind == "grpo" and not found:
+            found += _group_arithmetic(index, stage, known)
+    return found
+
+
+def _wrong_type(value: Any, expected: Any) -> str | None:
+    try:
+        TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    return None
+
+
+def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.Field]) -> list[Found]:
+    setting = {key: field.default for key, field in known.items()} | stage.trainer
+    batch, world = setting["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
+    steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
+    total = setting["generation_batch_size"] or batch * world * steps
+    group, loc = setting["num_generations"], ("stages", index, "trainer")
+    found: list[Found] = []
+    if total % group:
+        message = (
+            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {world} processes x {steps} steps a generation"
+            f" = {total} completions, which num_generations {group} does not divide"
+        )
+        found.append((loc, "batch_arithmetic", message))
+    if setting["use_vllm"] and importlib.util.find_spec("vllm") is None:
+        message = (
+            f"{stage.name}.trainer.use_vllm: vLLM is not installed. On GPUs: pip install 'balanced-thinking[vllm]';"
+            " on a CPU: see README, install; or set use_vllm: false to roll out with transformers"
+        )
+        found.append(((*loc, "use_vllm"), "vllm_missing", message))
+    return found
+
+
+def _rewards(recipe: Recipe, folder: Path) -> list[Found]:
+    found: list[Found] = []
+    for index, stage in enumerate(recipe.stages):
+        for number, reward in enumerate(stage.rewards if stage.kind == "grpo" else []):
+            try:
+                load_reward(reward.use, reward.arguments(), folder)
+            except ValueError as error:
+                found.append((("stages", index, "rewards", number), "reward", f"{stage.name}.rewards: {error}"))
+    return found
+
+
+def _with_local_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Paths in a recipe are relative to its folder; what is not there is taken as it stands (a hub id, a task's name)."""
+
+    def local(path: str) -> str:
+        return str((folder / path).resolve()) if (folder / path).exists() else path
+
+    tree = recipe.model_dump()
+    tree["model"]["path"] = local(tree["model"]["path"])
+    for data in tree["data"].values():
+        data["path"] = local(data["path"])
+        data["images"] = local(data["images"]) if data["images"] else None
+    for stage in tree["stages"]:
+        for reward in stage.get("rewards", []):
+            file, colon, name = reward["use"].rpartition(":")
+            reward["use"] = f"{local(file)}{colon}{name}" if colon else name
+    if tree["evaluate"]:
+        tree["evaluate"]["tasks"] = [local(task) for task in tree["evaluate"]["tasks"]]
+    return Recipe.model_validate(tree)

@@ -1,0 +1,143 @@
+"""Stage kind `sft`: TRL's SFTTrainer with a weight for each token, from rows to a saved model."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from pipeline.data import sft_rows
+from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.loss import ANSWER, THINK, Loss, items, think_weight, token_weights
+from pipeline.progress import show_progress
+from pipeline.recipe import Recipe, SegmentLoss, SftStage
+from rewards.response import answer_start
+
+
+def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:
+    """Train `model_in` (a folder or a hub id) on the stage's rows and save a full checkpoint to `out/model`; `title` heads the bar."""
+    settings = trainer_settings(recipe, stage.trainer, model_in, out)
+    # TRL's default of 1024 tokens would silently cut the answer off a long trace.
+    settings = {"max_length": None, **settings}
+    trainer = SegmentTrainer(
+        model=model_in,
+        args=SFTConfig(**settings),
+        train_dataset=sft_rows(recipe.data[stage.data]),
+        peft_config=lora_config(stage.lora),
+        loss=stage.loss,
+    )
+    show_progress(trainer, title, out / "metrics.jsonl")
+    trainer.train()
+    return save_model(trainer, out, rollouts=None)
+
+
+class SegmentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
+    """`SFTTrainer` whose loss is `sum(weight * cross-entropy) / items` over the whole optimizer step.
+
+    It stands on four things of TRL 1.16 and transformers 5.17, each held by a test: `SFTTrainer.compute_loss` calls
+    `model(..., fused_lm_head=True)` and reduces only `log_probs`; it divides by the `num_items_in_batch` it is given and
+    multiplies by the number of processes (DDP averages gradients); `Trainer` takes that number from
+    `_get_num_items_in_batch`; and leaves gradient accumulation to the loss when `model_accepts_loss_kwargs`.
+    """
+
+    def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss = loss
+        self.data_collator = SegmentCollator(self.data_collator, self._tokenizer)
+        # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
+        self.model_accepts_loss_kwargs = True
+        self._sums = torch.zeros(len(_SUMS), device=self.accelerator.device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
+        if not batch_samples:
+            return None
+        local = torch.stack([items(batch["segments"][:, 1:], self.loss) for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(local).sum()
+
+    def compute_loss(
+        self,
+        model: Callable[..., Any],
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        segments_BT = inputs.pop("segments")[:, 1:]  # the token that each position predicts
+        weights_BT = token_weights(segments_BT, self.loss, self._progress())
+
+        def weighted(**kwargs: Any) -> Any:
+            outputs = model(**kwargs)
+            self._observe(-outputs.log_probs.detach(), segments_BT, weights_BT)
+            outputs.log_probs = outputs.log_probs * weights_BT
+            return outputs
+
+        if num_items_in_batch is None:  # evaluation: this rank's mean, of which Trainer takes the mean
+            num_items_in_batch = items(segments_BT, self.loss) * self.accelerator.num_processes
+        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
+
+    def _progress(self) -> float:
+        """Training progress; evaluation uses the end of the schedule, so that its losses compare over time."""
+        return self.state.global_step / self.state.max_steps if self.model.training else 1.0
+
+    def _observe(self, nll_BT: torch.Tensor, segments_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
+        think_BT, answer_BT = segments_BT == THINK, segments_BT == ANSWER
+        sums = {
+            "sequences": (segments_BT != 0).any(dim=1).sum(),
+            "think_nll": _row_means(nll_BT, think_BT).sum(),
+            "answer_nll": _row_means(nll_BT, answer_BT).sum(),
+            "think_tokens": think_BT.sum(),
+            "answer_tokens": answer_BT.sum(),
+            "loss": (nll_BT * weights_BT).sum(),
+            "answer_loss": (nll_BT * weights_BT * answer_BT).sum(),
+        }
+        self._sums += torch.stack([sums[name].to(self._sums) for name in _SUMS])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        totals = dict(zip(_SUMS, self.accelerator.reduce(self._sums, reduction="sum").tolist(), strict=True))
+        self._sums.zero_()
+        if totals["sequences"]:
+            prefix = "" if self.model.training else "eval_"
+            for name in ("think_nll", "answer_nll", "think_tokens", "answer_tokens"):
+                logs[prefix + name] = totals[name] / totals["sequences"]
+            logs[prefix + "answer_loss_share"] = totals["answer_loss"] / max(totals["loss"], 1e-12)
+            if isinstance(self.loss, SegmentLoss):
+                logs[prefix + "think_weight"] = think_weight(self.loss.think_weight, self._progress())
+        super().log(logs, start_time)
+
+
+_SUMS = ("sequences", "think_nll", "answer_nll", "think_tokens", "answer_tokens", "loss", "answer_loss")
+
+
+def _row_means(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    return (values_BT * mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1)
+
+
+class SegmentCollator:
+    """Adds `segments`, int64 of shape (B, T), to what TRL's own collator returns.
+
+    It reads the final `input_ids` and `labels`, after templates, image tokens, padding and truncation, so it cannot
+    disagree with what is trained. Each contiguous run of trained tokens is one response.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.collator, self.tokenizer = collator, tokenizer
+
+    def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(examples)
+        segments = torch.zeros_like(batch["labels"])
+        for row, labels in enumerate(batch["labels"]):
+            for begin, end in _runs(labels != -100):
+                split = begin + answer_start(labels[begin:end].tolist(), self._decode)
+                segments[row, begin:split], segments[row, split:end] = THINK, ANSWER
+        return {**batch, "segments": segments}
+
+    def _decode(self, ids: Any) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _runs(mask_T: torch.Tensor) -> list[tuple[int, int]]:
+    """The half-open intervals in which `mask_T` is true."""
+    edges = torch.diff(mask_T.int(), prepend=torch.zeros(1), append=torch.zeros(1))
+    begins, ends = (edges == 1).nonzero().flatten(), (edges == -1).nonzero().flatten()
+    return list(zip(begins.tolist(), ends.tolist(), strict=True))

@@ -1,0 +1,126 @@
+"""The run, one clean process a step: each stage, then the evaluation. Only a folder crosses from one to the next.
+
+GPU memory, accelerate's singletons and DeepSpeed's state end with a process, so every rank replaces itself (`exec`) by
+the same command line, which finds the next thing to do in the run folder. One `accelerate launch` runs them all.
+"""
+
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import NoReturn
+
+from eval.task import load_task
+from pipeline.folder import RunFolder
+from pipeline.recipe import Recipe
+from rewards import verify
+
+# torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
+
+
+def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> None:
+    """Do the next thing that is not done. Returns in the run's last process; before that, the process is replaced.
+
+    Args:
+        environment: as the launcher gave it; the next process starts with it.
+    """
+    first = int(environment.get("RANK", "0")) == 0
+    if first:
+        folder.claim(recipe)
+    for index in range(len(recipe.stages)):
+        if folder.completed(recipe.stages[index].name) is None:
+            _run_stage(recipe, index, folder, first)
+            _hop(environment)
+    if not (folder.root / "report.html").exists() or _unscored(recipe, folder):
+        _evaluate(recipe, folder)
+    elif first:
+        print(f"{recipe.name}: all is complete; nothing to do")
+    if first:
+        from eval.results import print_summary
+
+        print_summary(folder.root)
+
+
+def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> None:
+    stage, started = recipe.stages[index], time.monotonic()
+    model_in = recipe.model.path
+    if index:
+        model_in = str(folder.model(recipe.stages[index - 1].name))
+    if first:
+        if index:
+            folder.verify(recipe.stages[index - 1].name)
+        folder.begin(stage.name)
+    out = folder.stage(stage.name)
+    title = f"stage {index + 1} of {len(recipe.stages)}: {stage.label}"
+    if stage.kind == "sft":
+        from pipeline import sft
+
+        finished = sft.run(recipe, stage, model_in, out, title)
+    else:
+        from pipeline import grpo
+
+        finished = grpo.run(recipe, stage, model_in, out, title)
+    if first:
+        seconds = round(time.monotonic() - started, 1)
+        result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, "seconds": seconds}
+        folder.complete(stage.name, {**result, "rollouts": finished.rollouts})
+
+
+def _hop(environment: dict[str, str]) -> NoReturn:
+    """Replace this process by a clean one with the same command line.
+
+    Several ranks agree on a fresh port first: the launcher's own store serves only one process group.
+    """
+    import torch.distributed as dist
+
+    verify.close()
+    if dist.is_initialized():
+        dist.barrier()
+        if dist.get_world_size() > 1:
+            port = [_free_port() if dist.get_rank() == 0 else 0]
+            dist.broadcast_object_list(port)
+            environment |= {"MASTER_PORT": str(port[0]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _unscored(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str]]:
+    """The pairs of checkpoint and task that have no scores yet."""
+    if recipe.evaluate is None:
+        return []
+    pairs = [(name, load_task(task).name) for name in recipe.evaluate.on for task in recipe.evaluate.tasks]
+    return [pair for pair in pairs if not (folder.root / "eval" / pair[0] / pair[1] / "scores.json").exists()]
+
+
+def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
+    from accelerate import PartialState
+
+    from eval.evaluate import Decoding, evaluate
+    from eval.report import write_report
+    from eval.results import write_results
+
+    state = PartialState()
+    todo = _unscored(recipe, folder)
+    for name, task in todo:
+        assert recipe.evaluate is not None
+        settings = recipe.evaluate
+        decoding = Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.model.dtype, recipe.seed)
+        checkpoint = recipe.model.path if name == "base" else str(folder.model(name))
+        tasks = {loaded.name: loaded for loaded in map(load_task, settings.tasks)}
+        evaluate(checkpoint, tasks[task], folder.root / "eval" / name / task, decoding, title=f"evaluate {name} on {task}")
+    if state.is_main_process:
+        write_results(folder.root)
+        write_report(folder.root)
+    state.wait_for_everyone()
+    with suppress(AssertionError):
+        state.destroy_process_group()

@@ -1,0 +1,107 @@
+"""The one grammar of a response: the system prompt that asks for it, the renderer that writes it, the parser that reads it.
+
+    <think>REASONING</think><answer>ANSWER</answer>
+
+Loss segments, rewards, evaluation and data checks all use this module, so training and scoring cannot disagree.
+The rules are strict (our choice): reinforcement learning finds every lenient one.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+SYSTEM_PROMPT = "Reason inside <think> </think>, then give only the final answer inside <answer> </answer>."
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+MAX_ANSWER_CHARS = 256  # a longer "answer" is a second reasoning trace
+
+_TAG = re.compile("|".join(TAGS))
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>")
+_EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
+
+
+class Reason(StrEnum):
+    """Why a response is malformed; the value is what logs and reports print."""
+
+    MISSING_TAG = "missing_tag"
+    REPEATED_TAG = "repeated_tag"
+    TAG_ORDER = "tag_order"
+    TEXT_OUTSIDE = "text_outside"
+    EMPTY_THINK = "empty_think"
+    EMPTY_ANSWER = "empty_answer"
+    LONG_ANSWER = "long_answer"
+    SPECIAL_TOKEN = "special_token"
+
+
+@dataclass(frozen=True)
+class Response:
+    """A well-formed response; both parts are stripped of surrounding blanks."""
+
+    think: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A text that the grammar rejects."""
+
+    reason: Reason
+
+
+def render(think: str, answer: str) -> str:
+    """Write a response; `parse` reads it back when both parts are non-empty and free of tags."""
+    return f"<think>{think}</think><answer>{answer}</answer>"
+
+
+def parse(text: str) -> Response | Malformed:
+    """Read `text`, a completion without its prompt. Never raises; linear in `len(text)`; total on any `str`."""
+    text = _without_final_eos(text)
+    if _SPECIAL_TOKEN.search(text):
+        return Malformed(Reason.SPECIAL_TOKEN)
+    tags = [match.group() for match in _TAG.finditer(text)]
+    if len(tags) != len(set(tags)):
+        return Malformed(Reason.REPEATED_TAG)
+    if len(tags) != len(TAGS):
+        return Malformed(Reason.MISSING_TAG)
+    if tuple(tags) != TAGS:
+        return Malformed(Reason.TAG_ORDER)
+    before, think, between, answer, after = _TAG.split(text)
+    if before.strip() or between.strip() or after.strip():
+        return Malformed(Reason.TEXT_OUTSIDE)
+    think, answer = think.strip(), answer.strip()
+    if not think:
+        return Malformed(Reason.EMPTY_THINK)
+    if not answer:
+        return Malformed(Reason.EMPTY_ANSWER)
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Malformed(Reason.LONG_ANSWER)
+    return Response(think, answer)
+
+
+def _without_final_eos(text: str) -> str:
+    text = text.rstrip()
+    return next((text.removesuffix(eos) for eos in _EOS if text.endswith(eos)), text)
+
+
+def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
+    """Where the answer segment begins in a tokenised response: the index of the first token after `</think>`.
+
+    Works on decoded text, since tokenizers merge across tags (`</think><answer>` can hold a token `><`); a token that
+    straddles the border belongs to think, where it starts. An unclosed `<think>` makes all tokens think
+    (`len(ids)`), a text without either tag makes all of them answer (0).
+
+    Args:
+        ids: the response's token ids, T of them.
+        decode: token ids to text, special tokens kept.
+    """
+    text = decode(ids)
+    if "</think>" not in text:
+        return len(ids) if "<think>" in text else 0
+    return bisect_left(range(len(ids) + 1), True, key=lambda length: "</think>" in decode(ids[:length]))
+
+
+def completion_text(completion: str | list[dict[str, str]]) -> str:
+    """The text of a completion as TRL hands it to rewards: a string, or a list with one assistant message."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
