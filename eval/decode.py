@@ -83,7 +83,11 @@ class Decoder:
                 for conversation, shown in zip(conversations, images, strict=True)
             ]
         return self.processor.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
             processor_kwargs={"padding": True},
         )
 

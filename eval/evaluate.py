@@ -1,4 +1,4 @@
-"""Ask a checkpoint every row of a task, score the responses by the rewards' own verifier, and keep all of it in files."""
+"""Ask a checkpoint every row of a task, score the responses by the rewards' verifier, keep all of it in files."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
@@ -36,13 +37,13 @@ def evaluate(checkpoint: str, task: Task, out: Path, decoding: Decoding, title: 
         checkpoint: a folder or a hub id.
         title: what the progress bar says.
     """
-    state = PartialState()
+    state = process_state()
     rows = read(task.source())
     rows = rows.select(range(min(task.limit or len(rows), len(rows))))
     mine = rows.shard(state.num_processes, state.process_index)
     decoder = Decoder(checkpoint, decoding.dtype)
     lines: list[dict[str, Any]] = []
-    bar = tqdm(total=len(mine) * (1 + decoding.samples), desc=title, unit="response", disable=None)
+    bar = tqdm(total=len(mine) * (1 + decoding.samples), desc=title, unit="response", disable=not sys.stderr.isatty())
     if not sys.stderr.isatty() and state.is_main_process:
         print(f"{title}: {len(rows)} rows", file=sys.stderr, flush=True)
     for sample in range(1 + decoding.samples):  # 0 is greedy
@@ -62,6 +63,11 @@ def evaluate(checkpoint: str, task: Task, out: Path, decoding: Decoding, title: 
         result = {**scores(lines), "temperature": decoding.temperature}
         (out / "scores.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     state.wait_for_everyone()
+
+
+def process_state() -> PartialState:
+    """This process among its ranks; on a CPU, accelerate must be told that it is one."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _line(row: dict[str, Any], response: Decoded, sample: int) -> dict[str, Any]:

@@ -31,8 +31,10 @@ _CHARTS = [
     ("Negative log-likelihood by segment", ("think_nll", "answer_nll")),
     ("Think weight and the answer's share of the loss", ("think_weight", "answer_loss_share")),
     ("Rewards", ("reward", "rewards/*/mean")),
-    ("Groups without contrast, and the rollout engine's distance from the trainer", (
-        "frac_reward_zero_std", "sampling/sampling_logp_difference/mean")),
+    (
+        "Groups without contrast, and the rollout engine's distance from the trainer",
+        ("frac_reward_zero_std", "sampling/sampling_logp_difference/mean"),
+    ),
     ("Completion length", ("completions/mean_length",)),
 ]
 
@@ -70,7 +72,12 @@ def _stage_charts(metrics: list[dict[str, Any]]) -> list[str]:
 
 def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...]) -> str | None:
     logged = sorted({name for line in metrics for name in line})
-    drawn = [name for pattern in names for name in logged if Path(name).match(pattern) and name.count("/") == pattern.count("/")]
+    drawn = [
+        name
+        for pattern in names
+        for name in logged
+        if Path(name).match(pattern) and name.count("/") == pattern.count("/")
+    ]
     if not drawn:
         return None
     figure = go.Figure()
@@ -85,8 +92,11 @@ def _accuracy_chart(checkpoints: dict[str, Any]) -> str:
     figure = go.Figure()
     for task in next(iter(checkpoints.values())):
         for label, key in (("greedy", None), ("sampled", "sampled")):
-            scores = {name: tasks[task][key] if key else tasks[task] for name, tasks in checkpoints.items()
-                      if not key or key in tasks[task]}
+            scores = {
+                name: tasks[task][key] if key else tasks[task]
+                for name, tasks in checkpoints.items()
+                if not key or key in tasks[task]
+            }
             if scores:
                 figure.add_bar(
                     x=list(scores),
@@ -104,7 +114,9 @@ def _html(figure: go.Figure, title: str, **layout: Any) -> str:
     figure.update_layout(title=title, **_LAYOUT, **layout)
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
+    return str(
+        figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
+    )
 
 
 def _samples(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,8 +125,11 @@ def _samples(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     task = load_task(recipe["evaluate"]["tasks"][0])
     answered = {
-        name: {line["id"]: line for line in completions(run / "eval" / name / task.name / "completions.jsonl")
-               if line["sample"] == 0}
+        name: {
+            line["id"]: line
+            for line in completions(run / "eval" / name / task.name / "completions.jsonl")
+            if line["sample"] == 0
+        }
         for name in recipe["evaluate"]["on"]
     }
     rows = read(task.source())
@@ -129,7 +144,9 @@ def _sample(row: dict[str, Any], lines: dict[str, dict[str, Any]]) -> dict[str, 
         "question": row["question"],
         "gold": row["answer"],
         "images": [_data_uri(image) for image in row.get("images") or []],
-        "responses": [{"checkpoint": name, "outcome": line["outcome"], **_parts(line["text"])} for name, line in lines.items()],
+        "responses": [
+            {"checkpoint": name, "outcome": line["outcome"], **_parts(line["text"])} for name, line in lines.items()
+        ],
     }
 
 

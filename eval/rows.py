@@ -1,7 +1,7 @@
 """Rows: the one canonical form of a question, read from each supported data format, and the prompt made of it.
 
-A canonical row has `id`, `question`, `images` (a list, possibly empty), `answer`, and, where the data has them, `think`,
-`kind` and `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
+A canonical row has `id`, `question`, `images` (a list, possibly empty), `answer`, and, where the data has them,
+`think`, `kind` and `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
 import sys
@@ -124,14 +124,18 @@ def _vision_r1(values: dict[str, Any], index: int) -> dict[str, Any]:
     question = turns.get("user", turns.get("human", ""))
     response = parse(turns.get("assistant", turns.get("gpt", "")))
     images = values.get("images") or values.get("image") or []
-    well_formed = isinstance(response, Response)
+    think, answer, malformed = "", "", None
+    if isinstance(response, Response):
+        think, answer = response.think, response.answer.removeprefix("Final Answer:").strip()
+    else:
+        malformed = str(response.reason)
     return {
         "id": str(values.get("id", index)),
         "question": question.replace("<image>", "").strip(),
         "images": images if isinstance(images, list) else [images],
-        "think": response.think if well_formed else "",
-        "answer": response.answer.removeprefix("Final Answer:").strip() if well_formed else "",
-        "malformed": None if well_formed else str(response.reason),
+        "think": think,
+        "answer": answer,
+        "malformed": malformed,
     }
 
 
@@ -164,7 +168,10 @@ def _without_malformed(rows: "datasets.Dataset", path: str) -> "datasets.Dataset
     reasons = Counter(reason for reason in rows["malformed"] if reason)
     if reasons:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        print(f"{path}: left out {reasons.total()} of {len(rows)} rows with malformed responses ({counts})", file=sys.stderr)
+        print(
+            f"{path}: left out {reasons.total()} of {len(rows)} rows with malformed responses ({counts})",
+            file=sys.stderr,
+        )
         rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
     return rows.remove_columns("malformed")
 

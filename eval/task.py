@@ -48,6 +48,9 @@ def load_task(name: str) -> Task:
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {details}") from None
-    local = {key: str((path.parent / value).resolve()) for key in ("path", "images") if (value := getattr(task, key))
-             and (path.parent / value).exists()}
+    local = {
+        key: str((path.parent / value).resolve())
+        for key in ("path", "images")
+        if (value := getattr(task, key)) and (path.parent / value).exists()
+    }
     return task.model_copy(update=local)

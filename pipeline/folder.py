@@ -1,11 +1,11 @@
 """The run folder: what lies where, and the marks that say a stage is complete.
 
-    runs/<name>/recipe.json            the resolved recipe, versions, git revision
-               /<stage>/model/         the hand-off
-               /<stage>/metrics.jsonl  one line a logged step
-               /<stage>/COMPLETE       manifest of model/, written last, atomically
-               /eval/<checkpoint>/<task>/{completions.jsonl,scores.json}
-               /results.json  /report.html
+runs/<name>/recipe.json            the resolved recipe, versions, git revision
+           /<stage>/model/         the hand-off
+           /<stage>/metrics.jsonl  one line a logged step
+           /<stage>/COMPLETE       manifest of model/, written last, atomically
+           /eval/<checkpoint>/<task>/{completions.jsonl,scores.json}
+           /results.json  /report.html
 """
 
 import hashlib
@@ -42,13 +42,13 @@ class RunFolder:
         """Store the resolved recipe, or make sure that the folder holds a run of the same one.
 
         Raises:
-            ValueError: the folder holds a run of a different recipe.
+            ValueError: the folder holds a completed stage of a different recipe.
         """
         path, resolved = self.root / "recipe.json", recipe.model_dump(mode="json")
         if path.exists():
             held = json.loads(path.read_text())["recipe"]
             changed = [key for key in resolved if key != "evaluate" and held.get(key) != resolved[key]]
-            if changed:
+            if changed and any(self.completed(stage["name"]) for stage in held["stages"]):
                 raise ValueError(
                     f"{self.root} holds a run of another recipe; changed: {', '.join(changed)}. "
                     "Give this one another `name`, or move that folder away"
@@ -63,7 +63,9 @@ class RunFolder:
     def complete(self, name: str, result: dict[str, Any]) -> None:
         """Mark the stage complete: its result and the manifest of its model, in one atomic write."""
         files = sorted(path for path in self.model(name).rglob("*") if path.is_file())
-        write_json(self.root / name / "COMPLETE", {**result, "files": [_entry(path, self.model(name)) for path in files]})
+        write_json(
+            self.root / name / "COMPLETE", {**result, "files": [_entry(path, self.model(name)) for path in files]}
+        )
 
     def verify(self, name: str) -> None:
         """Check the hand-off against its manifest.
@@ -76,8 +78,10 @@ class RunFolder:
         for entry in manifest["files"]:
             path = self.model(name) / entry["path"]
             if not path.is_file() or _entry(path, self.model(name)) != entry:
-                raise ValueError(f"{path} is missing or differs from {self.root / name / 'COMPLETE'}; remove "
-                                 f"{self.root / name} to run the stage again")
+                raise ValueError(
+                    f"{path} is missing or differs from {self.root / name / 'COMPLETE'}; remove "
+                    f"{self.root / name} to run the stage again"
+                )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,32 +3,35 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from eval.decode import vision_token_ids
 from pipeline.data import grpo_rows
-from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
 from pipeline.progress import show_progress
-from pipeline.recipe import GrpoStage, Recipe
+from pipeline.recipe import GrpoStage, Recipe, mistakes
 from pipeline.weight_push import push_weights
 from rewards.load import load_reward
 
 
 def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) -> Finished:
-    """Train the policy `model_in` (a folder or a hub id) on the stage's prompts and save a full checkpoint to `out/model`; `title` heads the bar."""
+    """Train the policy `model_in` (a folder or a hub id) on the stage's prompts; save a full checkpoint to `out/model`.
+
+    `title` heads the progress bar.
+    """
     settings = trainer_settings(recipe, stage.trainer, model_in, out)
     settings["reward_weights"] = [reward.weight for reward in stage.rewards]
-    banned = vision_token_ids(AutoConfig.from_pretrained(model_in, revision=settings["model_init_kwargs"]["revision"]))
-    settings["generation_kwargs"] = {
-        **banned_from_sampling(banned, bool(settings.get("use_vllm"))),
-        **settings.get("generation_kwargs", {}),
-    }
+    with mistakes(recipe.name, f"{stage.name}_inputs"):
+        vision = vision_token_ids(model_config(model_in, settings))
+        banned = banned_from_sampling(vision, bool(settings.get("use_vllm")))
+        settings["generation_kwargs"] = {**banned, **settings.get("generation_kwargs", {})}
+        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data])
     trainer = GRPOTrainer(
         model=model_in,
         reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
-        args=GRPOConfig(**settings),
-        train_dataset=grpo_rows(recipe.data[stage.data]),
+        args=args,
+        train_dataset=rows,
         peft_config=lora_config(stage.lora),
         callbacks=[StaleWeightsAlarm(stage.max_logp_difference)],
     )
@@ -54,8 +57,8 @@ def banned_from_sampling(token_ids: list[int], use_vllm: bool) -> dict[str, Any]
 class StaleWeightsAlarm(TrainerCallback):
     """Stops the run when the rollout engine and the trainer disagree about the same tokens.
 
-    Both hold the same weights, so the mean absolute difference of their log-probabilities is rounding. It grows when the
-    engine keeps old weights (a head tied to embeddings, cached vision features), and then GRPO silently learns nothing.
+    Both hold the same weights, so the mean absolute difference of their log-probabilities is rounding. It grows when
+    the engine keeps old weights (a head tied to embeddings, cached vision features); GRPO then silently learns nothing.
     """
 
     METRIC = "sampling/sampling_logp_difference/mean"
@@ -68,7 +71,7 @@ class StaleWeightsAlarm(TrainerCallback):
         if difference is not None and difference > self.limit:
             raise RuntimeError(
                 f"step {state.global_step}: the rollout engine's log-probabilities differ from the trainer's by "
-                f"{difference:.4f} nats on average (max_logp_difference: {self.limit}). The likely causes: weights that "
-                "did not reach the engine (tied embeddings, stale vision features), a different dtype or attention in "
-                "the two, or sampling settings that change probabilities after the fact"
+                f"{difference:.4f} nats on average (max_logp_difference: {self.limit}). The likely causes: weights "
+                "that did not reach the engine (tied embeddings, stale vision features), a different dtype or "
+                "attention in the two, or sampling settings that change probabilities after the fact"
             )

@@ -1,4 +1,4 @@
-"""What crosses the border between two stages: a folder with a full checkpoint, and the settings a trainer starts with."""
+"""What crosses the border between two stages, a full checkpoint in a folder, and what a trainer starts with."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import Trainer
+from transformers import AutoConfig, PretrainedConfig, Trainer
 
 from pipeline.recipe import Lora, Recipe
 
@@ -26,6 +26,7 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
     revision = recipe.model.revision if model_in == recipe.model.path else None
     return {
         "report_to": "none",
+        "log_level_replica": "error",
         "save_strategy": "no",
         "use_cpu": on_cpu,
         "bf16": recipe.model.dtype == "bfloat16",
@@ -36,12 +37,28 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
     }
 
 
+def model_config(path: str, settings: dict[str, Any]) -> PretrainedConfig:
+    """The configuration of the model that a trainer with `settings` would load; no weights.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, revision=settings["model_init_kwargs"]["revision"])
+    except OSError as error:
+        raise ValueError(f"model {path!r}: no such folder, and not found on the hub: {error}") from error
+
+
 def lora_config(lora: Lora | None) -> LoraConfig | None:
     """peft's own settings for the recipe's adapter; None trains all weights."""
     if lora is None:
         return None
     return LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
     )
 
 

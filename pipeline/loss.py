@@ -5,9 +5,9 @@ Per sequence n, with think tokens T_n, answer tokens A_n and token cross-entropi
     L_n = w(p) * mean_{i in T_n} l_i  +  (1 - w(p)) * mean_{i in A_n} l_i            p = global_step / max_steps
     L   = mean of L_n over the sequences of the whole optimizer step (all micro-batches, all ranks)
 
-This is reading R1 of SCALe (arXiv 2603.18656): the abstract states the length-independent segments and the cosine; that
-the weights sum to one, the end points, p in optimizer steps and per-sample means are our choice. The tags of the thinking
-belong to think; everything after `</think>`, end-of-turn token included, belongs to answer. An empty segment adds nothing.
+The length-independent segments and the cosine are the paper's (SCALe, arXiv 2603.18656, abstract). That the weights sum
+to one, their end points, p in optimizer steps and means per sequence are our choice. The tags of the thinking belong to
+think; everything after `</think>`, the end-of-turn token included, belongs to answer. An empty segment adds nothing.
 Controls: `token_mean` is ordinary SFT, `sample_token_mean` the mean over sequences of each one's token mean.
 
 Axes: B batch, T tokens.
@@ -28,8 +28,8 @@ THINK, ANSWER = 1, 2  # values of a segment id; 0 is a token that is not trained
 def think_weight(schedule: ThinkWeight, progress: float) -> float:
     """`w(p)` for progress `p` in [0, 1].
 
-    `cosine` is the paper's; `linear` and `constant` (at `start`) are ablations; `step` is `start` in the first half and
-    `end` in the second (SFTKey, arXiv 2512.21017, with 1 and 0).
+    `cosine` is the paper's; `linear` and `constant` (at `start`) are ablations; `step` is `start` in the first half
+    and `end` in the second (SFTKey, arXiv 2512.21017, with 1 and 0).
     """
     start, end = schedule.start, schedule.end
     match schedule.schedule:

@@ -31,7 +31,7 @@ class _Reporter(TrainerCallback):
         self.metrics.write_text("")
         self.started = time.monotonic()
         if sys.stderr.isatty():
-            self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", dynamic_ncols=True, disable=False)
         else:
             print(f"{self.title}: {state.max_steps} steps", file=sys.stderr, flush=True)
 

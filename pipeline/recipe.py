@@ -5,6 +5,8 @@ import importlib.util
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +18,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
 from eval.rows import Format, Source
+from eval.task import load_task
 from pipeline import trl_fields
 from rewards.load import load_reward
 
@@ -151,6 +154,17 @@ class RecipeError(ValueError):
         self.problems = problems
 
 
+@contextmanager
+def mistakes(where: str, code: str) -> Iterator[None]:
+    """Around what only a user's mistake can break: its ValueError or OSError becomes one clear line."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (ValueError, OSError) as error:
+        raise RecipeError([Problem(where, code, str(error).splitlines()[0])]) from error
+
+
 def load(path: Path, overrides: list[str]) -> Recipe:
     """Read and check a recipe.
 
@@ -171,7 +185,12 @@ def load(path: Path, overrides: list[str]) -> Recipe:
         raise RecipeError([_problem(path, tree, dict(detail)) for detail in error.errors()]) from None
     problems = [
         Problem(_where(path, tree, loc), code, message)
-        for loc, code, message in [*_references(recipe), *_trainers(recipe), *_rewards(recipe, path.parent)]
+        for loc, code, message in [
+            *_references(recipe),
+            *_trainers(recipe),
+            *_rewards(recipe, path.parent),
+            *_tasks(recipe, path.parent),
+        ]
     ]
     if problems:
         raise RecipeError(problems)
@@ -214,12 +233,14 @@ def _override(tree: CommentedMap, override: str) -> Problem | None:
     path, equals, text = override.partition("=")
     first, *rest = path.split(".")
     stages = {stage.get("name"): stage for stage in tree.get("stages") or [] if isinstance(stage, dict)}
-    if not equals or (first not in stages and first not in tree) or (first in stages and not rest):
-        known = ", ".join([*map(str, stages), *tree])
+    known = [*map(str, stages), *Recipe.model_fields]
+    if not equals or first not in known or (first in stages and not rest):
         return Problem(
-            "command line", "override", f"{override!r}: expected stage.key.path=value; it can start with: {known}"
+            "command line",
+            "override",
+            f"{override!r}: expected stage.key.path=value, starting with one of: {', '.join(known)}",
         )
-    node: Any = stages[first] if first in stages else tree
+    node: Any = stages.get(first, tree)
     *parents, last = rest if first in stages else [first, *rest]
     for key in parents:
         node = node.setdefault(key, CommentedMap())
@@ -303,9 +324,17 @@ def _references(recipe: Recipe) -> list[Found]:
     for index, stage in enumerate(recipe.stages):
         if stage.data not in recipe.data:
             advice = _advice(stage.data, list(recipe.data))
-            found.append((("stages", index, "data"), "unknown_data", f"{stage.name}.data: no data {stage.data!r}. {advice}"))
+            found.append(
+                (("stages", index, "data"), "unknown_data", f"{stage.name}.data: no data {stage.data!r}. {advice}")
+            )
         if stage.name in names[:index] or stage.name in {"base", "eval"}:
-            found.append((("stages", index, "name"), "stage_name", f"{stage.name!r} is taken; names must be unique, not base or eval"))
+            found.append(
+                (
+                    ("stages", index, "name"),
+                    "stage_name",
+                    f"{stage.name!r} is taken; names must be unique, not base or eval",
+                )
+            )
     for index, name in enumerate(recipe.evaluate.on if recipe.evaluate else []):
         if name not in ["base", *names]:
             message = f"evaluate.on: no checkpoint {name!r}. {_advice(name, ['base', *names])}"
@@ -361,8 +390,8 @@ def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.
     found: list[Found] = []
     if total % group:
         message = (
-            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {world} processes x {steps} steps a generation"
-            f" = {total} completions, which num_generations {group} does not divide"
+            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {world} processes x {steps} steps a "
+            f"generation = {total} completions, which num_generations {group} does not divide"
         )
         found.append((loc, "batch_arithmetic", message))
     if setting["use_vllm"] and importlib.util.find_spec("vllm") is None:
@@ -385,21 +414,31 @@ def _rewards(recipe: Recipe, folder: Path) -> list[Found]:
     return found
 
 
+def _tasks(recipe: Recipe, folder: Path) -> list[Found]:
+    found: list[Found] = []
+    for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
+        try:
+            load_task(_local(task, folder))
+        except ValueError as error:
+            found.append((("evaluate", "tasks", index), "task", f"evaluate.tasks: {error}"))
+    return found
+
+
+def _local(path: str, folder: Path) -> str:
+    """Paths in a recipe are relative to its folder; what is not there stays as it is (a hub id, a task's name)."""
+    return str((folder / path).resolve()) if (folder / path).exists() else path
+
+
 def _with_local_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths in a recipe are relative to its folder; what is not there is taken as it stands (a hub id, a task's name)."""
-
-    def local(path: str) -> str:
-        return str((folder / path).resolve()) if (folder / path).exists() else path
-
     tree = recipe.model_dump()
-    tree["model"]["path"] = local(tree["model"]["path"])
+    tree["model"]["path"] = _local(tree["model"]["path"], folder)
     for data in tree["data"].values():
-        data["path"] = local(data["path"])
-        data["images"] = local(data["images"]) if data["images"] else None
+        data["path"] = _local(data["path"], folder)
+        data["images"] = _local(data["images"], folder) if data["images"] else None
     for stage in tree["stages"]:
         for reward in stage.get("rewards", []):
             file, colon, name = reward["use"].rpartition(":")
-            reward["use"] = f"{local(file)}{colon}{name}" if colon else name
+            reward["use"] = f"{_local(file, folder)}{colon}{name}" if colon else name
     if tree["evaluate"]:
-        tree["evaluate"]["tasks"] = [local(task) for task in tree["evaluate"]["tasks"]]
+        tree["evaluate"]["tasks"] = [_local(task, folder) for task in tree["evaluate"]["tasks"]]
     return Recipe.model_validate(tree)

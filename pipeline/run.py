@@ -1,4 +1,4 @@
-"""The entry point: `accelerate launch pipeline/run.py RECIPE [stage.key=value ...]`, or the installed `balanced-thinking`."""
+"""The entry point: `accelerate launch pipeline/run.py RECIPE [stage.key=value ...]`; installed: `balanced-thinking`."""
 
 import sys
 from pathlib import Path

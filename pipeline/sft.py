@@ -9,22 +9,28 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.data import sft_rows
-from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, Loss, items, think_weight, token_weights
 from pipeline.progress import show_progress
-from pipeline.recipe import Recipe, SegmentLoss, SftStage
+from pipeline.recipe import Recipe, SegmentLoss, SftStage, mistakes
 from rewards.response import answer_start
 
 
 def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:
-    """Train `model_in` (a folder or a hub id) on the stage's rows and save a full checkpoint to `out/model`; `title` heads the bar."""
+    """Train `model_in` (a folder or a hub id) on the stage's rows; save a full checkpoint to `out/model`.
+
+    `title` heads the progress bar.
+    """
     settings = trainer_settings(recipe, stage.trainer, model_in, out)
     # TRL's default of 1024 tokens would silently cut the answer off a long trace.
     settings = {"max_length": None, **settings}
+    with mistakes(recipe.name, f"{stage.name}_inputs"):
+        args, rows = SFTConfig(**settings), sft_rows(recipe.data[stage.data])
+        model_config(model_in, settings)
     trainer = SegmentTrainer(
         model=model_in,
-        args=SFTConfig(**settings),
-        train_dataset=sft_rows(recipe.data[stage.data]),
+        args=args,
+        train_dataset=rows,
         peft_config=lora_config(stage.lora),
         loss=stage.loss,
     )
@@ -33,14 +39,16 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
     return save_model(trainer, out, rollouts=None)
 
 
-class SegmentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
+class SegmentTrainer(SFTTrainer):
     """`SFTTrainer` whose loss is `sum(weight * cross-entropy) / items` over the whole optimizer step.
 
     It stands on four things of TRL 1.16 and transformers 5.17, each held by a test: `SFTTrainer.compute_loss` calls
-    `model(..., fused_lm_head=True)` and reduces only `log_probs`; it divides by the `num_items_in_batch` it is given and
-    multiplies by the number of processes (DDP averages gradients); `Trainer` takes that number from
+    `model(..., fused_lm_head=True)` and reduces only `log_probs`; it divides by the `num_items_in_batch` it is given
+    and multiplies by the number of processes (DDP averages gradients); `Trainer` takes that number from
     `_get_num_items_in_batch`; and leaves gradient accumulation to the loss when `model_accepts_loss_kwargs`.
     """
+
+    data_collator: Any
 
     def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,10 +88,15 @@ class SegmentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         """Training progress; evaluation uses the end of the schedule, so that its losses compare over time."""
         return self.state.global_step / self.state.max_steps if self.model.training else 1.0
 
+    def _think_weight(self) -> float:
+        return think_weight(self.loss.think_weight, self._progress()) if isinstance(self.loss, SegmentLoss) else 0.0
+
     def _observe(self, nll_BT: torch.Tensor, segments_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
+        sequences = (segments_BT != 0).any(dim=1).sum()
         think_BT, answer_BT = segments_BT == THINK, segments_BT == ANSWER
         sums = {
-            "sequences": (segments_BT != 0).any(dim=1).sum(),
+            "sequences": sequences,
+            "think_weight": sequences * self._think_weight(),
             "think_nll": _row_means(nll_BT, think_BT).sum(),
             "answer_nll": _row_means(nll_BT, answer_BT).sum(),
             "think_tokens": think_BT.sum(),
@@ -98,15 +111,23 @@ class SegmentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         self._sums.zero_()
         if totals["sequences"]:
             prefix = "" if self.model.training else "eval_"
-            for name in ("think_nll", "answer_nll", "think_tokens", "answer_tokens"):
+            means = ("think_nll", "answer_nll", "think_tokens", "answer_tokens")
+            for name in (*means, "think_weight") if isinstance(self.loss, SegmentLoss) else means:
                 logs[prefix + name] = totals[name] / totals["sequences"]
             logs[prefix + "answer_loss_share"] = totals["answer_loss"] / max(totals["loss"], 1e-12)
-            if isinstance(self.loss, SegmentLoss):
-                logs[prefix + "think_weight"] = think_weight(self.loss.think_weight, self._progress())
         super().log(logs, start_time)
 
 
-_SUMS = ("sequences", "think_nll", "answer_nll", "think_tokens", "answer_tokens", "loss", "answer_loss")
+_SUMS = (
+    "sequences",
+    "think_weight",
+    "think_nll",
+    "answer_nll",
+    "think_tokens",
+    "answer_tokens",
+    "loss",
+    "answer_loss",
+)
 
 
 def _row_means(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

@@ -8,12 +8,11 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
 from typing import NoReturn
 
 from eval.task import load_task
 from pipeline.folder import RunFolder
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, mistakes
 from rewards import verify
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
@@ -27,7 +26,8 @@ def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> N
     """
     first = int(environment.get("RANK", "0")) == 0
     if first:
-        folder.claim(recipe)
+        with mistakes(str(folder.root), "run_folder"):
+            folder.claim(recipe)
     for index in range(len(recipe.stages)):
         if folder.completed(recipe.stages[index].name) is None:
             _run_stage(recipe, index, folder, first)
@@ -49,7 +49,8 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         model_in = str(folder.model(recipe.stages[index - 1].name))
     if first:
         if index:
-            folder.verify(recipe.stages[index - 1].name)
+            with mistakes(str(folder.root), "hand_off"):
+                folder.verify(recipe.stages[index - 1].name)
         folder.begin(stage.name)
     out = folder.stage(stage.name)
     title = f"stage {index + 1} of {len(recipe.stages)}: {stage.label}"
@@ -103,24 +104,25 @@ def _unscored(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str]]:
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
-    from accelerate import PartialState
-
-    from eval.evaluate import Decoding, evaluate
+    from eval.evaluate import Decoding, evaluate, process_state
     from eval.report import write_report
     from eval.results import write_results
 
-    state = PartialState()
+    state = process_state()
     todo = _unscored(recipe, folder)
     for name, task in todo:
         assert recipe.evaluate is not None
         settings = recipe.evaluate
-        decoding = Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.model.dtype, recipe.seed)
+        decoding = Decoding(
+            settings.batch_size, settings.samples, settings.temperature, recipe.model.dtype, recipe.seed
+        )
         checkpoint = recipe.model.path if name == "base" else str(folder.model(name))
         tasks = {loaded.name: loaded for loaded in map(load_task, settings.tasks)}
-        evaluate(checkpoint, tasks[task], folder.root / "eval" / name / task, decoding, title=f"evaluate {name} on {task}")
+        evaluate(
+            checkpoint, tasks[task], folder.root / "eval" / name / task, decoding, title=f"evaluate {name} on {task}"
+        )
     if state.is_main_process:
         write_results(folder.root)
         write_report(folder.root)
     state.wait_for_everyone()
-    with suppress(AssertionError):
-        state.destroy_process_group()
+    state.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The fields of TRL's config classes, read from their source: a misspelt key is found in milliseconds, without torch."""
+"""The fields of TRL's config classes, read from their source, so that a misspelt key is found without torch."""
 
 import ast
 import importlib.util

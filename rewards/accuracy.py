@@ -37,8 +37,9 @@ def accuracy(
     training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set.
     """
     count = len(completions)
-    rows = zip(completions, answer, kind or [None] * count, choices or [None] * count, strict=True)
-    outcomes = [outcome_of(completion_text(text), *row) for text, *row in rows]
+    kinds, options = kind or [None] * count, choices or [None] * count
+    rows = zip(completions, answer, kinds, options, strict=True)
+    outcomes = [outcome_of(completion_text(text), gold, kind, options) for text, gold, kind, options in rows]
     if log_metric is not None:
         for outcome in Outcome:
             log_metric(f"outcome/{outcome}", outcomes.count(outcome) / max(count, 1))

@@ -7,5 +7,5 @@ from .response import Response, completion_text, parse
 
 
 def format(completions: Sequence[Any], **_: Any) -> list[float]:
-    """`r = 1` if `<think>..</think><answer>..</answer>` is well-formed, else 0. Give it a small weight (0.1: our choice)."""
+    """`r = 1` if `<think>..</think><answer>..</answer>` is well-formed, else 0. Its usual weight: 0.1 (our choice)."""
     return [float(isinstance(parse(completion_text(text)), Response)) for text in completions]

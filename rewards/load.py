@@ -33,8 +33,6 @@ def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[.
     _check_signature(use, function, arguments)
     bound = functools.partial(function, **arguments)
     bound.__name__ = use.rpartition(":")[2].rpartition(".")[2]  # type: ignore[attr-defined]  # TRL's metric key
-    if inspect.iscoroutinefunction(function):
-        inspect.markcoroutinefunction(bound)
     return bound
 
 
@@ -48,9 +46,8 @@ def _find(use: str, folder: Path) -> Any:
     if not module:
         near = difflib.get_close_matches(use, SHIPPED, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown reward {use!r}. Known: {', '.join(SHIPPED)}; yours: file.py:function or package.module.function.{hint}"
-        )
+        known = f"Known: {', '.join(SHIPPED)}; yours: file.py:function or package.module.function."
+        raise ValueError(f"unknown reward {use!r}. {known}{hint}")
     try:
         return _attribute(importlib.import_module(module), name, use)
     except ModuleNotFoundError as error:
@@ -61,7 +58,8 @@ def _import_file(path: Path, use: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"reward {use!r}: no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

