@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
 
 from eval.decode import vision_token_ids
 from pipeline.data import grpo_rows
@@ -27,7 +28,7 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         banned = banned_from_sampling(vision, bool(settings.get("use_vllm")))
         settings["generation_kwargs"] = {**banned, **settings.get("generation_kwargs", {})}
         args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data])
-    trainer = GRPOTrainer(
+    trainer = RolloutTrainer(
         model=model_in,
         reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
         args=args,
@@ -41,6 +42,29 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train()
     return save_model(trainer, out, rollouts="vllm" if trainer.use_vllm else "transformers")
+
+
+class RolloutTrainer(GRPOTrainer):
+    """`GRPOTrainer` whose colocated vLLM engine gets prompts with one placeholder an image, as vLLM expects.
+
+    TRL 1.16 hands it the processor's ids, in which a placeholder already stands once for each image feature, and vLLM
+    expands the first of them again: the engine then answers another prompt than the one that is trained
+    (huggingface/trl#6294, open). Server mode looks for the expanded runs itself and is left alone.
+    """
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        self._engine_prompt_ids = prompt_ids
+        if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
+            conversations = [prepare_multimodal_messages(prompt) for prompt in prompts]
+            texts = self.processing_class.apply_chat_template(
+                conversations, chat_template=self.chat_template, add_generation_prompt=True, **self.chat_template_kwargs
+            )
+            self._engine_prompt_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return prompt_ids, images, fields
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._generate_single_turn(self._engine_prompt_ids, *args, **kwargs)
 
 
 def banned_from_sampling(token_ids: list[int], use_vllm: bool) -> dict[str, Any]:
