@@ -72,6 +72,9 @@ _REQUIRED = {
 }
 
 
+_REPLACED = {"id", "question", "image", "images", "answer", "choices", "hint", "conversations"}
+
+
 def _load(source: Source) -> "datasets.Dataset":
     import datasets
 
@@ -98,7 +101,7 @@ def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
 
 def _replaced(columns: list[str]) -> list[str]:
     """Columns that the canonical form replaces; others stay, for rewards that read them."""
-    return [name for name in columns if name in {"image", "conversations", "hint", "choices", "images"}]
+    return [name for name in columns if name in _REPLACED]
 
 
 def _row(values: dict[str, Any], index: int) -> dict[str, Any]:
@@ -178,11 +181,10 @@ def _without_malformed(rows: "datasets.Dataset", path: str) -> "datasets.Dataset
 
 def _with_images(rows: "datasets.Dataset", root: Path) -> "datasets.Dataset":
     """Image paths made absolute, the column typed as images; no column at all where no row has an image."""
-    from datasets import Image, List
+    from datasets import Image, List, Value
 
     if not any(rows.with_format(None)["images"]):
         return rows.remove_columns("images")
-    feature = rows.features["images"]
-    if isinstance(feature, List) and not isinstance(feature.feature, Image):
+    if rows.features["images"] == List(Value("string")):
         rows = rows.map(lambda paths: {"images": [str(root / path) for path in paths]}, input_columns="images")
     return rows.cast_column("images", List(Image()))

@@ -14,13 +14,10 @@ Axes: B batch, T tokens.
 """
 
 import math
-from typing import Literal
 
 import torch
 
-from pipeline.recipe import SegmentLoss, ThinkWeight
-
-Loss = Literal["token_mean", "sample_token_mean"] | SegmentLoss
+from pipeline.recipe import Loss, ThinkWeight
 
 THINK, ANSWER = 1, 2  # values of a segment id; 0 is a token that is not trained
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -58,6 +58,13 @@ class SegmentLoss(Strict):
     think_weight: ThinkWeight
 
 
+NamedLoss = Literal["token_mean", "sample_token_mean"]
+Loss = Annotated[
+    Annotated[NamedLoss, Tag("named")] | Annotated[SegmentLoss, Tag("segments")],
+    Discriminator(lambda loss: "named" if isinstance(loss, str) else "segments"),
+]
+
+
 class Lora(Strict):
     r: int = Field(gt=0)
     alpha: int = Field(gt=0)
@@ -80,7 +87,7 @@ class SftStage(Strict):
     kind: Literal["sft"]
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     data: str
-    loss: Literal["token_mean", "sample_token_mean"] | SegmentLoss
+    loss: Loss
     lora: Lora | None = None
     trainer: dict[str, Any] = {}
 
@@ -301,7 +308,7 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
         "lora": Lora,
         "evaluate": Evaluate,
         "think_weight": ThinkWeight,
-        "SegmentLoss": SegmentLoss,
+        "segments": SegmentLoss,
         "sft": SftStage,
         "grpo": GrpoStage,
     }
@@ -381,6 +388,11 @@ def _wrong_type(value: Any, expected: Any) -> str | None:
     return None
 
 
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported; it is not imported for that."""
+    return importlib.util.find_spec(package) is not None
+
+
 def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.Field]) -> list[Found]:
     setting = {key: field.default for key, field in known.items()} | stage.trainer
     batch, world = setting["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
@@ -394,7 +406,7 @@ def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.
             f"generation = {total} completions, which num_generations {group} does not divide"
         )
         found.append((loc, "batch_arithmetic", message))
-    if setting["use_vllm"] and importlib.util.find_spec("vllm") is None:
+    if setting["use_vllm"] and not is_installed("vllm"):
         message = (
             f"{stage.name}.trainer.use_vllm: vLLM is not installed. On GPUs: pip install 'balanced-thinking[vllm]';"
             " on a CPU: see README, install; or set use_vllm: false to roll out with transformers"

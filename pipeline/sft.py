@@ -10,9 +10,9 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.data import sft_rows
 from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
-from pipeline.loss import ANSWER, THINK, Loss, items, think_weight, token_weights
+from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.progress import show_progress
-from pipeline.recipe import Recipe, SegmentLoss, SftStage, mistakes
+from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage, mistakes
 from rewards.response import answer_start
 
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.data import sft_rows
-from pipeline.loss import ANSWER, THINK, Loss, items, think_weight, token_weights
-from pipeline.recipe import Data, SegmentLoss, ThinkWeight
+from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
+from pipeline.recipe import Data, Loss, SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
 
 SCALE = SegmentLoss(think_weight=ThinkWeight(start=0.9, end=0.1))

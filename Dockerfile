@@ -1,0 +1,34 @@
+# For GPU clusters: vLLM's own image of the pinned version, with torch, CUDA and flash attention already matched.
+#   docker build -t balanced-thinking .
+#   docker run --gpus all --ipc=host -v $PWD/runs:/app/runs -v ~/.cache/huggingface:/cache/huggingface \
+#       balanced-thinking recipes/full.yaml
+ARG BASE_IMAGE=vllm/vllm-openai:v0.31.0
+FROM ${BASE_IMAGE}
+
+# The base has torch and vllm at these very versions, so the pins are already met for them and only the rest is fetched.
+ARG REQUIREMENTS=requirements/gpu.txt
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 trainer \
+    && mkdir -p /app/runs /cache \
+    && chown -R trainer /app /cache
+
+WORKDIR /app
+COPY requirements ./requirements
+RUN python3 -m pip install --no-cache-dir --no-deps --require-hashes --requirement ${REQUIREMENTS}
+
+COPY pipeline ./pipeline
+COPY rewards ./rewards
+COPY eval ./eval
+COPY recipes ./recipes
+
+USER trainer
+ENV HF_HOME=/cache/huggingface \
+    TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
+VOLUME ["/app/runs", "/cache"]
+
+# tini -g hands signals to every rank; the base image's entry point is vLLM's server.
+ENTRYPOINT ["tini", "-g", "--", "accelerate", "launch", "pipeline/run.py"]
+CMD ["--help"]

@@ -1,0 +1,135 @@
+"""A recipe's mistakes: each named with its line, all at once, before torch is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import RecipeError, load
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """\
+name: small
+model: {path: some/model, dtype: float32}
+data:
+  cold: {path: rows.jsonl}
+stages:
+  - name: sft
+    kind: sft
+    data: cold
+    loss: {think_weight: {start: 0.9, end: 0.1}}
+    trainer:
+      learning_rate: 1e-5
+      max_steps: 3
+  - name: grpo
+    kind: grpo
+    data: cold
+    rewards: [accuracy, {use: format, weight: 0.1}]
+    trainer: {num_generations: 8, per_device_train_batch_size: 8, use_vllm: false}
+evaluate: {tasks: [scienceqa_img], on: [base, sft]}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def _problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load(path, list(overrides))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
+    recipe = load(path, [])
+    assert recipe.stages[0].trainer["learning_rate"] == 1e-5
+    assert [stage.label for stage in recipe.stages] == ["sft (SCALe)", "grpo (GRPO)"]
+    assert recipe.stages[1].rewards[1].weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("name: small", "name: small\nsed: 1", 2, "unknown_key: sed: unknown key. Did you mean 'seed'?"),
+        ("dtype: float32", "dtyp: float32", 2, "unknown_key: model.dtyp: unknown key. Did you mean 'dtype'?"),
+        (
+            "start: 0.9",
+            "start: 1.9",
+            9,
+            "bad_value: sft.loss.think_weight.start: Input should be less than or equal to 1",
+        ),
+        ("learning_rate: 1e-5", "learning_rat: 1e-5", 11, "unknown to TRL. Did you mean 'learning_rate'?"),
+        ("learning_rate: 1e-5", "learning_rate: fast", 11, "bad_value: sft.trainer.learning_rate"),
+        ("max_steps: 3", "max_steps: 3.5", 12, "bad_value: sft.trainer.max_steps"),
+        ("max_steps: 3", "packing: true", 12, "reserved_key: sft.trainer.packing: segments need one sequence a row"),
+        ("max_steps: 3", "max_steps: 3\n      max_steps: 4", 13, 'duplicate_key: duplicate key "max_steps"'),
+        ("[accuracy,", "[acuracy,", 16, "unknown reward 'acuracy'. Known: accuracy, format"),
+        ("num_generations: 8", "num_generations: 7", 17, "8 completions, which num_generations 7 does not divide"),
+        ("on: [base, sft]", "on: [base, sfd]", 18, "no checkpoint 'sfd'. Did you mean 'sft'?"),
+        ("[scienceqa_img]", "[sciencqa]", 18, "no task 'sciencqa'. Shipped: scienceqa_img"),
+        ("name: grpo", "name: sft", 13, "stage_name: 'sft' is taken"),
+        ("kind: grpo", "kind: ppo", 13, "does not match any of the expected tags"),
+        ("model: {", "model: {{", 3, "yaml: not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(path: Path, old: str, new: str, line: int, message: str) -> None:
+    path.write_text(GOOD.replace(old, new, 1))
+    [problem] = _problems(path)
+    assert problem.startswith(f"ERROR {path}:{line} id=- ")
+    assert message in problem
+
+
+def test_data_that_is_not_in_the_recipe_is_named(path: Path) -> None:
+    path.write_text(GOOD.replace("data: cold", "data: colt", 1))
+    assert _problems(path) == [f"ERROR {path}:8 id=- unknown_data: sft.data: no data 'colt'. Did you mean 'cold'?"]
+
+
+def test_all_mistakes_come_at_once(path: Path) -> None:
+    path.write_text(
+        GOOD.replace("learning_rate", "learning_rat").replace("acuracy", "").replace("[base, sft]", "[sfd]")
+    )
+    assert len(_problems(path)) == 2
+
+
+def test_an_override_changes_one_value(path: Path) -> None:
+    recipe = load(path, ["sft.trainer.learning_rate=5e-6", "seed=3", "sft.loss.think_weight.schedule=linear"])
+    assert recipe.stages[0].trainer["learning_rate"] == 5e-6
+    assert recipe.seed == 3
+    assert recipe.stages[0].loss.think_weight.schedule == "linear"
+
+
+@pytest.mark.parametrize("override", ["sftt.trainer.max_steps=1", "sft=1", "sft.trainer.max_steps", "name.x=1"])
+def test_an_override_that_fits_nowhere_is_named(path: Path, override: str) -> None:
+    [problem] = _problems(path, override)
+    assert problem.startswith("ERROR command line id=- override: ")
+
+
+def test_local_paths_are_relative_to_the_recipe(path: Path) -> None:
+    (path.parent / "rows.jsonl").touch()
+    assert load(path, []).data["cold"].path == str(path.parent / "rows.jsonl")
+    assert load(path, []).model.path == "some/model"
+
+
+def test_missing_vllm_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text(GOOD.replace("use_vllm: false", "use_vllm: true"))
+    monkeypatch.setattr("pipeline.recipe.is_installed", lambda name: False)
+    [problem] = _problems(path)
+    assert "pip install 'balanced-thinking[vllm]'" in problem
+    assert "use_vllm: false" in problem
+
+
+def test_check_answers_without_importing_torch(path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pipeline.main import main;"
+        "code = main(sys.argv[2:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    for text, expected in ((GOOD, 0), (GOOD.replace("max_steps", "max_stps"), 2)):
+        path.write_text(text)
+        command = [sys.executable, "-c", code, str(ROOT), str(path), "--check"]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+        assert run.returncode == expected, run.stdout + run.stderr
+        assert "Traceback" not in run.stderr

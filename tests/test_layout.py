@@ -1,0 +1,100 @@
+"""The tree, the recipes and the wheel."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import load
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("pipeline", "rewards", "eval")
+ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
+RECIPES = [path for path in (ROOT / "recipes").glob("*.yaml")]
+
+
+def _imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = [
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    ]
+    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_point_one_way(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        ours = _imported(path) & set(FOLDERS)
+        assert ours <= ALLOWED[folder], path
+
+
+def test_no_module_shadows_an_installed_package() -> None:
+    stems = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    outside = [
+        stem for stem in stems if (spec := find_spec(stem)) and not str(spec.origin).startswith(str(ROOT / stem))
+    ]
+    assert not outside
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(path: Path) -> None:
+    assert load(path, []).stages
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_value_says_where_it_comes_from(path: Path) -> None:
+    """In `full.yaml` and its like, each trainer setting is the paper's, Vision-R1's or our choice."""
+    if path.stem == "demo":
+        pytest.skip("the demo's settings are all ours, and its header says so")
+    inside = False
+    for line in path.read_text().splitlines():
+        if line.strip().startswith("trainer:"):
+            inside, indent = True, len(line) - len(line.lstrip())
+        elif inside and line.strip() and len(line) - len(line.lstrip()) <= indent:
+            inside = False
+        elif inside and "use_vllm" not in line:
+            assert any(source in line for source in ("paper", "Vision-R1", "our choice")), line
+
+
+def test_the_wheel_has_one_name_holds_the_recipes_and_runs(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"balanced_thinking"}
+    assert "balanced_thinking/recipes/full.yaml" in names
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "balanced_thinking.pipeline.run",
+            "site/balanced_thinking/recipes/full.yaml",
+            "--check",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "no problem found" in run.stdout
