@@ -40,9 +40,13 @@ def read(source: Source) -> "datasets.Dataset":
     Raises:
         ValueError: a column that the format needs is missing, or no row is left.
     """
+    from datasets import Value
+
     table = _load(source)
     if source.format == "rows" and "problem" in table.column_names:  # geometry3k and its like
         table = table.rename_column("problem", "question")
+    if source.format == "rows" and "answer" in table.column_names:  # numbers too: an answer is text
+        table = table.cast_column("answer", Value("string"))
     missing = _REQUIRED[source.format] - set(table.column_names)
     if missing:
         raise ValueError(

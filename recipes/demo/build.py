@@ -9,6 +9,7 @@ right; only the careful traces are easy to imitate for a small student. A verifi
 import argparse
 import gzip
 import io
+import itertools
 import json
 import random
 import sys
@@ -45,14 +46,12 @@ TRAIN_DIGITS = 4000  # of the 5,000; the rest is held out
 SPLIT_SEED = 20260318  # fixed for every seed of the demo: the held-out digits are always the same
 
 CELLS = ("top left", "top right", "bottom left", "bottom right")
-MOVES = {"sideways": 1, "vertically": 2, "diagonally": 3}  # a move flips these bits of the cell's index
-
-READ_QUESTIONS = (
-    "Which digit is in the {cell} cell?",
-    "Look at the grid. Which digit is in its {cell} cell?",
-    "Read all four digits of the grid, then say which digit is there in the {cell} cell.",
-)
-READ_OPENERS = ("", "Step by step.", "At a glance.", "Look at each cell.")
+PROPERTIES: dict[str, Callable[[int], bool]] = {
+    "even": lambda digit: digit % 2 == 0,
+    "odd": lambda digit: digit % 2 == 1,
+    "small": lambda digit: digit < 5,
+    "large": lambda digit: digit > 4,
+}
 
 FEATURES = Features(
     id=Value("string"), images=List(Image()), question=Value("string"), think=Value("string"), answer=Value("string")
@@ -142,51 +141,49 @@ def _shifted(image: np.ndarray[Any, Any], rng: random.Random, shift: int) -> np.
 
 
 def _reading(digits: list[int]) -> str:
-    return "The grid: " + ", ".join(_cell(cell, digits) for cell in range(4)) + "."
-
-
-def _cell(cell: int, digits: list[int]) -> str:
-    return f"{CELLS[cell]} ({digits[cell]})"
+    return "The grid: " + ", ".join(f"{cell} {digit}" for cell, digit in zip(CELLS, digits, strict=True)) + "."
 
 
 def read_example(digits: list[int], rng: random.Random) -> Example:
-    """A question of the `read` stage: it only asks what stands in a cell."""
+    """A question of the `read` stage: which digit stands in a cell, or whether it has a property."""
     cell = rng.randrange(4)
-    parts = [rng.choice(READ_OPENERS), _reading(digits)]
     if rng.random() < 0.4:
-        parts.append("Read again: " + ", ".join(_cell(c, digits) for c in rng.sample(range(4), 4)) + ".")
-    parts.append(f"So {_cell(cell, digits)}.")
-    question = rng.choice(READ_QUESTIONS).format(cell=CELLS[cell])
-    return Example(question, " ".join(filter(None, parts)), str(digits[cell]))
+        think = f"{_reading(digits)} {rng.choice(('Step by step', 'At a glance'))}: {CELLS[cell]} is {digits[cell]}."
+        return Example(f"Which digit is in the {CELLS[cell]} cell?", think, str(digits[cell]))
+    name = rng.choice(list(PROPERTIES))
+    answer = _yes(digits[cell], name)
+    think = f"{_reading(digits)} {_steps(digits, name, ['next'] * 4)} {CELLS[cell]} is {digits[cell]}, so {answer}."
+    return Example(f"Is the digit in the {CELLS[cell]} {name}?", think, answer)
 
 
-def walk_example(digits: list[int], rng: random.Random, careful: float = 0.4) -> Example:
+def count_example(digits: list[int], rng: random.Random, careful: float = 0.4) -> Example:
     """A question of the demo, answered by the careful teacher with probability `careful`, else by the hasty one."""
-    start = rng.randrange(4)
-    moves = [rng.choice(list(MOVES)) for _ in range(rng.randint(1, 4))]
-    path = _walk(start, moves)
-    question = f"Start at the {CELLS[start]} cell and move {', '.join(moves)}. Which digit is there?"
-    teacher = _careful_trace if rng.random() < careful else _hasty_trace
-    return Example(question, teacher(digits, moves, path), str(digits[path[-1]]))
+    name = rng.choice(list(PROPERTIES))
+    teacher = _careful if rng.random() < careful else _hasty
+    count = sum(map(PROPERTIES[name], digits))
+    return Example(
+        f"How many of the four digits are {name}?", f"{_reading(digits)} {teacher(digits, name)}", str(count)
+    )
 
 
-def _walk(start: int, moves: Iterable[str]) -> list[int]:
-    """Cells visited, the start included."""
-    path = [start]
-    for move in moves:
-        path.append(path[-1] ^ MOVES[move])
-    return path
+def _careful(digits: list[int], name: str) -> str:
+    counts = itertools.accumulate(int(PROPERTIES[name](digit)) for digit in digits)
+    return _steps(digits, name, list(map(str, counts)))
 
 
-def _careful_trace(digits: list[int], moves: list[str], path: list[int]) -> str:
-    steps = " ".join(f"Move {move} to {_cell(cell, digits)}." for move, cell in zip(moves, path[1:], strict=True))
-    return f"Step by step. {_reading(digits)} Start at {_cell(path[0], digits)}. {steps} So {_cell(path[-1], digits)}."
+def _steps(digits: list[int], name: str, marks: list[str]) -> str:
+    steps = [f"{digit} {name}? {_yes(digit, name)}, {mark}" for digit, mark in zip(digits, marks, strict=True)]
+    return f"Step by step: {'; '.join(steps)}."
 
 
-def _hasty_trace(digits: list[int], moves: list[str], path: list[int]) -> str:
+def _yes(digit: int, name: str) -> str:
+    return "yes" if PROPERTIES[name](digit) else "no"
+
+
+def _hasty(digits: list[int], name: str) -> str:
     return (
-        f"At a glance. {_reading(digits)} All digits are clear and easy to see, so there is no need to follow "
-        f"each move one at a time; one look is enough. So {_cell(path[-1], digits)}."
+        "At a glance: all the digits are clear and easy to see, so there is no need to go through them one by one, "
+        f"and a short look shows how many of them are {name}."
     )
 
 
@@ -299,9 +296,9 @@ def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
     train, heldout = load_digits()
     plan = {
         "read": (read_example, train, sizes.read, 10 * seed + 1, SHIFT),
-        "sft": (walk_example, train, sizes.sft, 10 * seed + 2, SHIFT),
-        "rl": (walk_example, train, sizes.rl, 10 * seed + 3, SHIFT),
-        "heldout": (walk_example, heldout, sizes.heldout, SPLIT_SEED, 0),
+        "sft": (count_example, train, sizes.sft, 10 * seed + 2, SHIFT),
+        "rl": (count_example, train, sizes.rl, 10 * seed + 3, SHIFT),
+        "heldout": (count_example, heldout, sizes.heldout, SPLIT_SEED, 0),
     }
     out.mkdir(parents=True, exist_ok=True)
     texts = [f"system\n{SYSTEM_PROMPT}\nuser\nassistant\n"] * 300
