@@ -21,21 +21,21 @@ _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 50, "r": 20, "t": 40, "b": 40},
+    "autosize": True,
+    "title_font_size": 15,
     "height": 320,
     "font": {"family": "system-ui, sans-serif", "color": "#8a8f98"},
     "legend": {"orientation": "h", "y": -0.2},
     "colorway": ["#2f6fde", "#e07b39", "#2a9d6f", "#a45bb5", "#c94f5d"],
 }
-# What a curve chart shows: a title and the metrics drawn in it, in the first stage log that has them.
+# A chart of a stage's log: its title, the metrics drawn in it, its axis. Left out where the stage logs none of them.
 _CHARTS = [
-    ("Negative log-likelihood by segment", ("think_nll", "answer_nll")),
-    ("Think weight and the answer's share of the loss", ("think_weight", "answer_loss_share")),
-    ("Rewards", ("reward", "rewards/*/mean")),
-    (
-        "Groups without contrast, and the rollout engine's distance from the trainer",
-        ("frac_reward_zero_std", "sampling/sampling_logp_difference/mean"),
-    ),
-    ("Completion length", ("completions/mean_length",)),
+    ("Negative log-likelihood by segment", ("think_nll", "answer_nll"), "log"),
+    ("Think weight, answer's share of the loss", ("think_weight", "answer_loss_share"), "linear"),
+    ("Rewards", ("reward", "rewards/*/mean"), "linear"),
+    ("Share of groups without contrast", ("frac_reward_zero_std",), "linear"),
+    ("Engine against trainer, log-probability gap", ("sampling/sampling_logp_difference/mean",), "linear"),
+    ("Completion length, tokens", ("completions/mean_length",), "linear"),
 ]
 
 
@@ -67,10 +67,10 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _stage_charts(metrics: list[dict[str, Any]]) -> list[str]:
-    return [chart for title, names in _CHARTS if (chart := _curves(title, metrics, names))]
+    return [chart for title, names, axis in _CHARTS if (chart := _curves(title, metrics, names, axis))]
 
 
-def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...]) -> str | None:
+def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...], axis: str) -> str | None:
     logged = sorted({name for line in metrics for name in line})
     drawn = [
         name
@@ -85,7 +85,7 @@ def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...]) -
         points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
         steps, values = zip(*points, strict=True)
         figure.add_scatter(x=steps, y=values, name=name, mode="lines")
-    return _html(figure, title, xaxis_title="step")
+    return _html(figure, title, xaxis_title="step", yaxis_type=axis, showlegend=True)
 
 
 def _accuracy_chart(checkpoints: dict[str, Any]) -> str:
@@ -115,7 +115,12 @@ def _html(figure: go.Figure, title: str, **layout: Any) -> str:
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     return str(
-        figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
+        figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            default_width="100%",
+            config={"displayModeBar": False, "responsive": True},
+        )
     )
 
 

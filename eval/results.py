@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -64,13 +65,19 @@ def print_summary(run: Path) -> None:
     console.print(f"{results['name']}: {stages}", soft_wrap=True, highlight=False)
     if results["checkpoints"]:
         console.print(_table(results))
+    for pair in results["comparisons"]:
+        low, high = pair["ci95"]
+        line = f"{pair['task']}: {pair['b']} - {pair['a']} = {pair['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report:  {run / 'report.html'}\nresults: {run / 'results.json'}", highlight=False, soft_wrap=True)
     models = [str(run / stage["name"] / "model") for stage in results["stages"]]
     console.print(f"model:   {models[-1]}", highlight=False, soft_wrap=True)
 
 
 def _table(results: dict[str, Any]) -> Table:
-    table = Table("checkpoint", "task", "n", "accuracy (95% interval)", "sampled", "malformed", "think tokens")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for column in ("checkpoint", "task", "n", "accuracy (95%)", "sampled", "malformed", "truncated"):
+        table.add_column(column, no_wrap=True)
     for name, tasks in results["checkpoints"].items():
         for task, score in tasks.items():
             low, high = score["ci95"]
@@ -79,9 +86,9 @@ def _table(results: dict[str, Any]) -> Table:
                 name,
                 task,
                 str(score["n"]),
-                f"{score['accuracy']:.3f} ({low:.3f} to {high:.3f})",
+                f"{score['accuracy']:.3f} ({low:.3f}-{high:.3f})",
                 f"{sampled['accuracy']:.3f}" if sampled else "-",
                 f"{score['malformed']:.1%}",
-                f"{score['think_tokens']['median']:.0f}",
+                f"{score['truncated']:.1%}",
             )
     return table
