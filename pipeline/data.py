@@ -3,11 +3,27 @@
 from typing import TYPE_CHECKING, Any
 
 from eval.rows import prompt, read
-from pipeline.recipe import Data
+from eval.task import load_task
+from pipeline.recipe import Data, Recipe, mistakes
 from rewards.response import render
 
 if TYPE_CHECKING:
     import datasets
+
+
+def check_data(recipe: Recipe) -> None:
+    """Read every data set of the recipe's stages and tasks once; what was read is cached for its stage.
+
+    Raises:
+        RecipeError: one cannot be read, or lacks what its stage needs.
+    """
+    for stage in recipe.stages:
+        with mistakes(f"data.{stage.data}", "data"):
+            rows_of = sft_rows if stage.kind == "sft" else grpo_rows
+            rows_of(recipe.data[stage.data])
+    for task in recipe.evaluate.tasks if recipe.evaluate else []:
+        with mistakes(task, "task_data"):
+            read(load_task(task).source())
 
 
 def sft_rows(data: Data) -> "datasets.Dataset":

@@ -11,6 +11,7 @@ import time
 from typing import NoReturn
 
 from eval.task import load_task
+from pipeline.data import check_data
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe, mistakes
 from rewards import verify
@@ -48,7 +49,9 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     if index:
         model_in = str(folder.model(recipe.stages[index - 1].name))
     if first:
-        if index:
+        if index == 0:
+            check_data(recipe)
+        else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)
         folder.begin(stage.name)

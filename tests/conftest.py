@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model` (Qwen2.5-VL, untrained) and the parquet files `read`, `sft`, `rl` and `heldout`."""
-    out = tmp_path_factory.mktemp("assets")
+    out = tmp_path_factory.mktemp("demo") / "assets"
     spec = importlib.util.spec_from_file_location("demo_build", ROOT / "recipes" / "demo" / "build.py")
     assert spec is not None
     assert spec.loader is not None

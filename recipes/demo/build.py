@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 from PIL import Image as PILImage
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -38,6 +39,7 @@ from transformers import (
     set_seed,
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parents[1]), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
@@ -304,16 +306,19 @@ def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
         "rl": (count_example, train, sizes.rl, 10 * seed + 3, SHIFT),
         "heldout": (count_example, heldout, sizes.heldout, SPLIT_SEED, 0),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")  # `out` appears when it is whole
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     texts = [f"system\n{SYSTEM_PROMPT}\nuser\nassistant\n"] * 300
     for name, (make, digits, count, number, shift) in plan.items():
         table = list(rows(make, digits, count, number, shift))
-        Dataset.from_list(table, features=FEATURES).to_parquet(out / f"{name}.parquet")
+        Dataset.from_list(table, features=FEATURES).to_parquet(part / f"{name}.parquet")
         texts += [f"{row['question']}\n{render(row['think'], row['answer'])}" for row in table[:300]]
     tokenizer = train_tokenizer(texts)
     set_seed(seed)
-    make_model(tokenizer).save_pretrained(out / "model")
-    make_processor(tokenizer).save_pretrained(out / "model")
+    make_model(tokenizer).save_pretrained(part / "model")
+    make_processor(tokenizer).save_pretrained(part / "model")
+    part.rename(out)
 
 
 if __name__ == "__main__":
@@ -321,4 +326,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=HERE / "assets")
     parser.add_argument("--seed", type=int, default=0, help="of the training data and the initial weights")
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        sys.exit(f"{arguments.out} exists; remove it to make it anew")
+    disable_progress_bars()
+    logging.disable_progress_bar()
     build(arguments.out, arguments.seed)
+    print(f"demo model and data: {arguments.out}")

@@ -163,6 +163,19 @@ def _assert_weights_arrive(logged: list[dict[str, Any]]) -> None:
     assert max(line["sampling/sampling_logp_difference/mean"] for line in steps) < 0.02
 
 
+def test_data_that_a_later_step_needs_is_missed_before_the_first_stage(
+    write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path
+) -> None:
+    content = recipe(assets)
+    content["data"]["rl"]["path"] = "no-such-file.parquet"
+    process = start([sys.executable], write(content), folder=tmp_path)
+    output = process.communicate(timeout=LIMIT_S)[0]
+    assert process.returncode == 2, output
+    assert "ERROR data.rl id=- data: " in output
+    assert "Traceback" not in output
+    assert "stage 1" not in output
+
+
 def test_two_ranks_run_all_stages_under_torchrun(
     write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path
 ) -> None:

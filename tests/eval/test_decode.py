@@ -1,0 +1,51 @@
+"""Decoding with the demo's untrained model: what it says is noise, how it is said is not."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, Qwen3Config
+
+from eval.decode import Decoder, vision_token_ids
+from eval.rows import Source, read
+
+
+@pytest.fixture(scope="module")
+def decoder(assets: Path) -> Decoder:
+    return Decoder(str(assets / "model"), "float32")
+
+
+@pytest.fixture(scope="module")
+def rows(assets: Path) -> list[dict[str, object]]:
+    rows = list(read(Source(str(assets / "heldout.parquet"))).select(range(3)))
+    rows[1]["question"] += " Look twice before you count, and then once more."  # so that the batch needs padding
+    return rows
+
+
+def test_a_batch_says_what_each_row_says_alone(decoder: Decoder, rows: list[dict[str, object]]) -> None:
+    together = list(decoder.decode(rows, 8, None, seed=0))
+    alone = [next(decoder.decode([row], 8, None, seed=0)) for row in rows]
+    assert together == alone
+
+
+def test_a_response_without_an_end_is_truncated_and_counted(decoder: Decoder, rows: list[dict[str, object]]) -> None:
+    for response in decoder.decode(rows, 8, None, seed=0):
+        assert response.truncated
+        assert response.think_tokens + response.answer_tokens == 8
+
+
+def test_sampling_repeats_for_a_seed_and_never_says_a_vision_token(
+    decoder: Decoder, rows: list[dict[str, object]]
+) -> None:
+    first, again, other = (list(decoder.decode(rows, 60, 5.0, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    said = {token for response in [*first, *other] for token in decoder.tokenizer(response.text)["input_ids"]}
+    assert len(said) > 100
+    assert not said & set(decoder.banned)
+
+
+def test_vision_markers_are_read_from_the_configuration(assets: Path) -> None:
+    config = AutoConfig.from_pretrained(assets / "model")
+    ids = {config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id}
+    assert set(vision_token_ids(config)) == ids
+    assert vision_token_ids(Qwen3Config()) == []
