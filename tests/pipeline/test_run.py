@@ -27,10 +27,10 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="rolls out with vLLM: make setup installs it"),
 ]
 
-# Pays for longer completions: groups differ from the first step on, so the weights move before each push.
+# Differs between almost any two completions, so the weights move before each push.
 REWARD = """
-def length(completions, unit=100, **kwargs):
-    return [len(message[-1]["content"]) / unit for message in completions]
+def code_points(completions, unit=100, **kwargs):
+    return [sum(map(ord, message[-1]["content"])) / unit for message in completions]
 """
 
 
@@ -64,7 +64,7 @@ def recipe(assets: Path) -> dict[str, Any]:
                 "name": "grpo",
                 "kind": "grpo",
                 "data": "rl",
-                "rewards": ["accuracy", {"use": "mine.py:length", "weight": 0.5, "unit": 50}],
+                "rewards": ["accuracy", {"use": "mine.py:code_points", "weight": 0.5, "unit": 50}],
                 "trainer": grpo,
             },
         ],
