@@ -366,7 +366,7 @@ def _trainers(recipe: Recipe) -> list[Found]:
     """TRL's own settings: names, types, and the arithmetic of a GRPO batch."""
     found: list[Found] = []
     for index, stage in enumerate(recipe.stages):
-        known = trl_fields.fields(stage.kind)
+        known, before = trl_fields.fields(stage.kind), len(found)
         for key, value in stage.trainer.items():
             loc, name = ("stages", index, "trainer", key), f"{stage.name}.trainer.{key}"
             if key in _RESERVED:
@@ -375,7 +375,7 @@ def _trainers(recipe: Recipe) -> list[Found]:
                 found.append((loc, "unknown_key", f"{name}: unknown to TRL. {_advice(key, list(known))}"))
             elif problem := _wrong_type(value, known[key].type):
                 found.append((loc, "bad_value", f"{name}: {problem}, got {value!r:.80}"))
-        if stage.kind == "grpo" and not found:
+        if stage.kind == "grpo" and len(found) == before:
             found += _group_arithmetic(index, stage, known)
     return found
 

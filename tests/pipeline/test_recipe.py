@@ -89,10 +89,10 @@ def test_data_that_is_not_in_the_recipe_is_named(path: Path) -> None:
 
 
 def test_all_mistakes_come_at_once(path: Path) -> None:
-    path.write_text(
-        GOOD.replace("learning_rate", "learning_rat").replace("acuracy", "").replace("[base, sft]", "[sfd]")
-    )
-    assert len(_problems(path)) == 2
+    text = GOOD.replace("learning_rate", "learning_rat").replace("num_generations: 8", "num_generations: 7")
+    path.write_text(text.replace("[base, sft]", "[sfd]").replace("accuracy", "acuracy"))
+    codes = [problem.split()[3] for problem in _problems(path)]
+    assert codes == ["unknown_checkpoint:", "unknown_key:", "batch_arithmetic:", "reward:"]
 
 
 def test_an_override_changes_one_value(path: Path) -> None:
