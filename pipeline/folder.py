@@ -45,15 +45,17 @@ class RunFolder:
             ValueError: the folder holds a completed stage of a different recipe.
         """
         path, resolved = self.root / "recipe.json", recipe.model_dump(mode="json")
-        if path.exists():
-            held = json.loads(path.read_text())["recipe"]
-            changed = [key for key in resolved if key != "evaluate" and held.get(key) != resolved[key]]
-            if changed and any(self.completed(stage["name"]) for stage in held["stages"]):
-                raise ValueError(
-                    f"{self.root} holds a run of another recipe; changed: {', '.join(changed)}. "
-                    "Give this one another `name`, or move that folder away"
-                )
-        write_json(path, {"recipe": resolved, "versions": _versions(), "git": _git_revision()})
+        held = json.loads(path.read_text())["recipe"] if path.exists() else None
+        if held == resolved:
+            return
+        changed = [key for key in resolved if key != "evaluate" and held and held.get(key) != resolved[key]]
+        if held and changed and any(self.completed(stage["name"]) for stage in held["stages"]):
+            raise ValueError(
+                f"{self.root} holds a run of another recipe; changed: {', '.join(changed)}. "
+                "Give this one another `name`, or move that folder away"
+            )
+        data = {name: _sha256(Path(data.path)) for name, data in recipe.data.items() if Path(data.path).is_file()}
+        write_json(path, {"recipe": resolved, "data": data, "versions": _versions(), "git": _git_revision()})
 
     def begin(self, name: str) -> None:
         """Clear what an interrupted attempt at the stage left behind."""
@@ -96,9 +98,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _entry(path: Path, root: Path) -> dict[str, Any]:
+    return {"path": str(path.relative_to(root)), "size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(path.relative_to(root)), "size": path.stat().st_size, "sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,10 @@ def test_the_command_survives_a_kill_between_stages_and_does_nothing_twice(
     assert (run / "read" / "COMPLETE").stat().st_mtime_ns == finished_at
     _assert_complete(run)
 
-    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "recipe.json"}
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
     output = finish(start([sys.executable], path, folder=tmp_path))
     assert "all is complete" in output
-    assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "recipe.json"} == before
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
 
     changed = start([sys.executable], path, "sft.trainer.max_steps=7", folder=tmp_path)
     output = changed.communicate(timeout=LIMIT_S)[0]
@@ -143,6 +144,10 @@ def _assert_complete(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert [(stage["name"], stage["steps"]) for stage in results["stages"]] == [("read", 40), ("sft", 6), ("grpo", 3)]
     assert results["stages"][2]["rollouts"] == "vllm"
+    held = json.loads((run / "recipe.json").read_text())
+    assert held["versions"]["trl"] == metadata.version("trl")
+    assert all(len(digest) == 64 for digest in held["data"].values())
+    assert held["data"].keys() == {"read", "sft", "rl"}
     assert list(results["checkpoints"]) == ["base", "sft", "grpo"]
     for tasks in results["checkpoints"].values():
         assert tasks["held"]["n"] == tasks["held"]["sampled"]["n"] == 12
