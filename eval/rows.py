@@ -83,7 +83,9 @@ def _load(source: Source) -> "datasets.Dataset":
     import datasets
 
     path = Path(source.path)
-    if path.is_file():
+    if path.suffix in {".jsonl", ".json", ".parquet"}:
+        if not path.is_file():
+            raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
         kind = {".jsonl": "json"}.get(path.suffix, path.suffix.removeprefix("."))
         return datasets.load_dataset(kind, data_files=str(path), split="train")
     if (path / "state.json").is_file():
