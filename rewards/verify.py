@@ -169,10 +169,14 @@ def _verify_math(answer: str, gold: str) -> Outcome:
         return Outcome.ANSWER_UNUSABLE
     if _costly(answer):
         return Outcome.UNPARSEABLE
+    from pebble import ProcessExpired
+
     try:
         return Outcome(_pool().schedule(_math_outcome, args=(answer, gold), timeout=TIMEOUT_S).result())
     except TimeoutError:
         return Outcome.TIMEOUT
+    except (MemoryError, ProcessExpired):  # the answer took the worker past its memory; the pool starts another
+        return Outcome.UNPARSEABLE
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Verdicts by kind of answer."""
 
+import os
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -66,6 +67,17 @@ def test_a_hung_comparison_is_killed_and_the_next_one_runs(monkeypatch: pytest.M
     monkeypatch.setattr(module, "_costly", lambda text: False)
     assert verify("9^{9^{9^{9}}}", r"\frac{\pi}{2}") is Outcome.TIMEOUT
     assert verify(r"\pi/2", r"\frac{\pi}{2}") is Outcome.CORRECT
+
+
+def test_a_worker_that_dies_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_math_outcome", _die)
+    assert verify(r"\pi/2", r"\frac{\pi}{2}") is Outcome.UNPARSEABLE
+    monkeypatch.undo()
+    assert verify(r"\pi/2", r"\frac{\pi}{2}") is Outcome.CORRECT
+
+
+def _die(answer: str, gold: str) -> str:
+    os._exit(1)
 
 
 def test_mathematics_is_verified_off_the_main_thread() -> None:
