@@ -1,6 +1,5 @@
 """The recipe: one strict schema, read from YAML with the line of every mistake, before torch is imported."""
 
-import difflib
 import importlib.util
 import io
 import json
@@ -20,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from eval.rows import Format, Source
 from eval.task import load_task
 from pipeline import trl_fields
-from rewards.load import load_reward
+from rewards.load import did_you_mean, load_reward
 
 
 class Strict(BaseModel):
@@ -257,18 +256,20 @@ def _override(tree: CommentedMap, override: str) -> Problem | None:
     return None
 
 
-def _where(path: Path, tree: Any, loc: tuple[Any, ...]) -> str:
-    """`file:line` of the deepest part of `loc` that stands in the file."""
-    line = 1
+def _walk(tree: Any, loc: tuple[Any, ...]) -> Iterator[tuple[Any, int | None, Any]]:
+    """The parts of `loc` that stand in the tree: each key, its line (None if set on the command line), its value."""
     for key in loc:
-        if isinstance(tree, CommentedMap) and key in tree:
-            # A value set on the command line has no line: its parent's is the nearest.
-            line = tree.lc.data[key][0] + 1 if key in (tree.lc.data or {}) else line
+        in_mapping = isinstance(tree, CommentedMap) and key in tree
+        if in_mapping or (isinstance(tree, CommentedSeq) and isinstance(key, int) and key < len(tree)):
+            position = (tree.lc.data or {}).get(key)
             tree = tree[key]
-        elif isinstance(tree, CommentedSeq) and isinstance(key, int) and key < len(tree):
-            line = tree.lc.data[key][0] + 1
-            tree = tree[key]
-    return f"{path}:{line}"
+            yield key, position[0] + 1 if position else None, tree
+
+
+def _where(path: Path, tree: Any, loc: tuple[Any, ...]) -> str:
+    """`file:line` of the deepest part of `loc` that has a line."""
+    lines = [line for _, line, _ in _walk(tree, loc) if line]
+    return f"{path}:{lines[-1] if lines else 1}"
 
 
 def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
@@ -288,37 +289,40 @@ def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
 def _named(tree: Any, loc: tuple[Any, ...]) -> list[str]:
     """`loc` in the user's words: stages by name, without the schema's own markers."""
     parts: list[str] = []
-    for key in loc:
-        if isinstance(tree, CommentedMap) and key in tree:
-            tree = tree[key]
-        elif isinstance(tree, CommentedSeq) and isinstance(key, int) and key < len(tree):
-            tree = tree[key]
-            if isinstance(tree, dict) and "name" in tree:
-                parts, key = [], tree["name"]
-        elif key != loc[-1]:
-            continue
-        parts.append(str(key))
-    return parts
+    key = None
+    for key, _, value in _walk(tree, loc):
+        if isinstance(key, int) and isinstance(value, dict) and "name" in value:
+            parts = [str(value["name"])]
+        else:
+            parts.append(str(key))
+    return parts if key == loc[-1] else [*parts, str(loc[-1])]
 
 
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
-    models: dict[Any, type[BaseModel]] = {
-        "model": Model,
-        "data": Data,
-        "lora": Lora,
-        "evaluate": Evaluate,
-        "think_weight": ThinkWeight,
-        "segments": SegmentLoss,
-        "sft": SftStage,
-        "grpo": GrpoStage,
-    }
-    parents = [part for part in loc[:-1] if part in models]
-    return list((models[parents[-1]] if parents else Recipe).model_fields)
+    """The keys that the schema has beside the unknown one at `loc`."""
+    model: type[BaseModel]
+    match loc[:-1]:
+        case ("model",):
+            model = Model
+        case ("data", _):
+            model = Data
+        case ("evaluate",):
+            model = Evaluate
+        case ("stages", _, kind):
+            model = SftStage if kind == "sft" else GrpoStage
+        case ("stages", _, _, "lora"):
+            model = Lora
+        case ("stages", _, _, "loss", _):
+            model = SegmentLoss
+        case ("stages", _, _, "loss", _, "think_weight"):
+            model = ThinkWeight
+        case _:
+            model = Recipe
+    return list(model.model_fields)
 
 
 def _advice(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
+    return did_you_mean(word, known) or f"Known: {', '.join(known)}"
 
 
 Found = tuple[tuple[Any, ...], str, str]  # where in the tree, code, message

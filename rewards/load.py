@@ -5,7 +5,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +36,12 @@ def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[.
     return bound
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the nearest of the `known` words, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
 def _find(use: str, folder: Path) -> Any:
     if use in SHIPPED:
         return SHIPPED[use]
@@ -44,10 +50,8 @@ def _find(use: str, folder: Path) -> Any:
         return _attribute(_import_file(folder / file, use), name, use)
     module, _, name = use.rpartition(".")
     if not module:
-        near = difflib.get_close_matches(use, SHIPPED, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         known = f"Known: {', '.join(SHIPPED)}; yours: file.py:function or package.module.function."
-        raise ValueError(f"unknown reward {use!r}. {known}{hint}")
+        raise ValueError(f"unknown reward {use!r}. {known} {did_you_mean(use, SHIPPED)}".rstrip())
     try:
         return _attribute(importlib.import_module(module), name, use)
     except ModuleNotFoundError as error:
@@ -67,9 +71,8 @@ def _import_file(path: Path, use: str) -> ModuleType:
 
 def _attribute(module: ModuleType, name: str, use: str) -> Any:
     if not hasattr(module, name):
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"reward {use!r}: {module.__name__} has no {name!r}.{hint}")
+        hint = did_you_mean(name, vars(module))
+        raise ValueError(f"reward {use!r}: {module.__name__} has no {name!r}. {hint}".rstrip())
     return getattr(module, name)
 
 

@@ -56,6 +56,7 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
     [
         ("name: small", "name: small\nsed: 1", 2, "unknown_key: sed: unknown key. Did you mean 'seed'?"),
         ("dtype: float32", "dtyp: float32", 2, "unknown_key: model.dtyp: unknown key. Did you mean 'dtype'?"),
+        ("cold: {path: rows.jsonl", "sft: {path: rows.jsonl, splt: a", 4, "unknown key. Did you mean 'split'?"),
         (
             "start: 0.9",
             "start: 1.9",
