@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
     set_seed,
 )
@@ -36,6 +38,11 @@ def vision_token_ids(config: PretrainedConfig) -> list[int]:
     pattern = re.compile(r"(image|video|vision|boi|eoi)_.*token_(id|index)|(boi|eoi|image|video)_token_(id|index)")
     named = {name: value for name, value in config.to_dict().items() if pattern.fullmatch(name)}
     return sorted({value for value in named.values() if isinstance(value, int)})
+
+
+def raw_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Token ids as the text that the grammar reads: special tokens kept, no blank removed."""
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 class Decoder:
@@ -95,8 +102,5 @@ class Decoder:
         ends = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends)
         length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
-        split = answer_start(ids[:length], self._text)
-        return Decoded(self._text(ids[:length]), length == len(ids), split, length - split)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        split = answer_start(ids[:length], partial(raw_text, self.tokenizer))
+        return Decoded(raw_text(self.tokenizer, ids[:length]), length == len(ids), split, length - split)

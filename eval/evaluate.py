@@ -26,22 +26,20 @@ class Decoding:
     batch_size: int  # prompts decoded together, per rank
     samples: int  # sampled responses an item, beside the greedy one
     temperature: float  # of the samples
-    dtype: str
     seed: int
 
 
-def evaluate(checkpoint: str, task: Task, out: Path, decoding: Decoding, title: str) -> None:
+def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title: str) -> None:
     """Write `completions.jsonl` (one line a response) and `scores.json` to `out`. Called by every rank; rows are split.
 
     Args:
-        checkpoint: a folder or a hub id.
+        decoder: the loaded checkpoint; it serves all tasks.
         title: what the progress bar says.
     """
     state = process_state()
     rows = read(task.source())
     rows = rows.select(range(min(task.limit or len(rows), len(rows))))
     mine = rows.shard(state.num_processes, state.process_index)
-    decoder = Decoder(checkpoint, decoding.dtype)
     lines: list[dict[str, Any]] = []
     bar = tqdm(total=len(mine) * (1 + decoding.samples), desc=title, unit="response", disable=not sys.stderr.isatty())
     if not sys.stderr.isatty() and state.is_main_process:

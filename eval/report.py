@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
-from eval.results import completions
+from eval.results import json_lines
 from eval.rows import read
 from eval.task import load_task
 from rewards.response import Response, parse
@@ -46,7 +47,7 @@ def write_report(run: Path) -> None:
     charts = [
         {"stage": stage["name"], "html": chart}
         for stage in results["stages"]
-        for chart in _stage_charts(_metrics(run / stage["name"] / "metrics.jsonl"))
+        for chart in _stage_charts(json_lines(run / stage["name"] / "metrics.jsonl"))
     ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
@@ -62,22 +63,13 @@ def write_report(run: Path) -> None:
     (run / "report.html").write_text(page, encoding="utf-8")
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def _stage_charts(metrics: list[dict[str, Any]]) -> list[str]:
     return [chart for title, names, axis in _CHARTS if (chart := _curves(title, metrics, names, axis))]
 
 
 def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...], axis: str) -> str | None:
     logged = sorted({name for line in metrics for name in line})
-    drawn = [
-        name
-        for pattern in names
-        for name in logged
-        if Path(name).match(pattern) and name.count("/") == pattern.count("/")
-    ]
+    drawn = [name for pattern in names for name in logged if fnmatchcase(name, pattern)]
     if not drawn:
         return None
     figure = go.Figure()
@@ -132,7 +124,7 @@ def _samples(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     answered = {
         name: {
             line["id"]: line
-            for line in completions(run / "eval" / name / task.name / "completions.jsonl")
+            for line in json_lines(run / "eval" / name / task.name / "completions.jsonl")
             if line["sample"] == 0
         }
         for name in recipe["evaluate"]["on"]

@@ -31,8 +31,8 @@ def write_results(run: Path) -> None:
     (run / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def completions(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `completions.jsonl`."""
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `completions.jsonl` or a `metrics.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -46,7 +46,7 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def _comparison(evaluations: Path, task: str, a: str, b: str) -> dict[str, Any]:
-    lines_a, lines_b = (completions(evaluations / name / task / "completions.jsonl") for name in (a, b))
+    lines_a, lines_b = (json_lines(evaluations / name / task / "completions.jsonl") for name in (a, b))
     greedy = compare(lines_a, lines_b)
     if any(line["sample"] for line in lines_a):
         greedy["sampled"] = compare(lines_a, lines_b, sample=1)
@@ -70,8 +70,8 @@ def print_summary(run: Path) -> None:
         line = f"{pair['task']}: {pair['b']} - {pair['a']} = {pair['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report:  {run / 'report.html'}\nresults: {run / 'results.json'}", highlight=False, soft_wrap=True)
-    models = [str(run / stage["name"] / "model") for stage in results["stages"]]
-    console.print(f"model:   {models[-1]}", highlight=False, soft_wrap=True)
+    model = run / results["stages"][-1]["name"] / "model"
+    console.print(f"model:   {model}", highlight=False, soft_wrap=True)
 
 
 def _table(results: dict[str, Any]) -> Table:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewards.response import SYSTEM_PROMPT, Response, parse
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import datasets
 
 Format = Literal["rows", "vision_r1", "scienceqa"]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ _REQUIRED = {
     "scienceqa": {"question", "choices", "answer", "image"},
 }
 
-
 _REPLACED = {"id", "question", "image", "images", "answer", "choices", "hint", "conversations"}
 
 
@@ -113,11 +112,10 @@ def _replaced(columns: list[str]) -> list[str]:
 def _row(values: dict[str, Any], index: int) -> dict[str, Any]:
     """Format `rows`: the canonical form itself; `id`, `images`, `think`, `kind` and `choices` may be absent."""
     choices = values.get("choices") or None
-    images = values.get("images") or values.get("image") or []
     return {
         "id": str(values.get("id", index)),
-        "question": _with_options(values["question"].replace("<image>", "").strip(), choices),
-        "images": images if isinstance(images, list) else [images],
+        "question": _with_options(_without_markers(values["question"]), choices),
+        "images": _image_list(values),
         "answer": str(values["answer"]),
         "choices": choices,
     }
@@ -132,7 +130,6 @@ def _vision_r1(values: dict[str, Any], index: int) -> dict[str, Any]:
     turns = {turn["from"]: turn["value"] for turn in values["conversations"]}
     question = turns.get("user", turns.get("human", ""))
     response = parse(turns.get("assistant", turns.get("gpt", "")))
-    images = values.get("images") or values.get("image") or []
     think, answer, malformed = "", "", None
     if isinstance(response, Response):
         think, answer = response.think, response.answer.removeprefix("Final Answer:").strip()
@@ -140,8 +137,8 @@ def _vision_r1(values: dict[str, Any], index: int) -> dict[str, Any]:
         malformed = str(response.reason)
     return {
         "id": str(values.get("id", index)),
-        "question": question.replace("<image>", "").strip(),
-        "images": images if isinstance(images, list) else [images],
+        "question": _without_markers(question),
+        "images": _image_list(values),
         "think": think,
         "answer": answer,
         "malformed": malformed,
@@ -154,8 +151,8 @@ def _scienceqa(values: dict[str, Any], index: int) -> dict[str, Any]:
     return {
         "id": str(values.get("id", index)),
         "question": context + _with_options(values["question"], values["choices"]),
-        "images": [values["image"]] if values["image"] else [],
-        "answer": LETTERS[values["answer"]],
+        "images": _image_list(values),
+        "answer": ascii_uppercase[values["answer"]],
         "kind": "choice",
         "choices": values["choices"],
     }
@@ -168,8 +165,19 @@ _CANONICAL: dict[Format, Callable[[dict[str, Any], int], dict[str, Any]]] = {
 }
 
 
+def _image_list(values: dict[str, Any]) -> list[Any]:
+    """The images of a row that has several under `images`, one under `image`, or none."""
+    images = values.get("images") or values.get("image") or []
+    return images if isinstance(images, list) else [images]
+
+
+def _without_markers(question: str) -> str:
+    """The question without `<image>`: a prompt's images stand before its text, put there by the chat template."""
+    return question.replace("<image>", "").strip()
+
+
 def _with_options(question: str, choices: list[str] | None) -> str:
-    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices or [], strict=False)]
+    options = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices or [], strict=False)]
     return "\n".join([question, *options])
 
 
@@ -189,7 +197,7 @@ def _with_images(rows: "datasets.Dataset", root: Path) -> "datasets.Dataset":
     """Image paths made absolute, the column typed as images; no column at all where no row has an image."""
     from datasets import Image, List, Value
 
-    if not any(rows.with_format(None)["images"]):
+    if not any(rows["images"]):
         return rows.remove_columns("images")
     if rows.features["images"] == List(Value("string")):
         rows = rows.map(lambda paths: {"images": [str(root / path) for path in paths]}, input_columns="images")

@@ -35,10 +35,8 @@ def sft_rows(data: Data) -> "datasets.Dataset":
     rows = read(data.source())
     if "think" not in rows.column_names:
         raise ValueError(f"{data.path}: an sft stage trains on think traces, and the rows have no column 'think'")
-    kept = {"images"} & set(rows.column_names)
-    return rows.map(
-        _conversation, remove_columns=[name for name in rows.column_names if name not in kept], desc="prompts"
-    )
+    replaced = [name for name in rows.column_names if name != "images"]
+    return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
 def grpo_rows(data: Data) -> "datasets.Dataset":

@@ -31,11 +31,14 @@ class RunFolder:
         return self.root / name
 
     def model(self, name: str) -> Path:
-        return self.root / name / "model"
+        return self.stage(name) / "model"
+
+    def scores(self, checkpoint: str, task: str) -> Path:
+        return self.root / "eval" / checkpoint / task
 
     def completed(self, name: str) -> dict[str, Any] | None:
         """The stage's manifest, or None while it is not complete."""
-        mark = self.root / name / "COMPLETE"
+        mark = self.stage(name) / "COMPLETE"
         return json.loads(mark.read_text()) if mark.exists() else None
 
     def claim(self, recipe: Recipe) -> None:
@@ -59,14 +62,14 @@ class RunFolder:
 
     def begin(self, name: str) -> None:
         """Clear what an interrupted attempt at the stage left behind."""
-        shutil.rmtree(self.root / name, ignore_errors=True)
-        (self.root / name).mkdir(parents=True)
+        shutil.rmtree(self.stage(name), ignore_errors=True)
+        self.stage(name).mkdir(parents=True)
 
     def complete(self, name: str, result: dict[str, Any]) -> None:
         """Mark the stage complete: its result and the manifest of its model, in one atomic write."""
         files = sorted(path for path in self.model(name).rglob("*") if path.is_file())
         write_json(
-            self.root / name / "COMPLETE", {**result, "files": [_entry(path, self.model(name)) for path in files]}
+            self.stage(name) / "COMPLETE", {**result, "files": [_entry(path, self.model(name)) for path in files]}
         )
 
     def verify(self, name: str) -> None:
@@ -81,8 +84,8 @@ class RunFolder:
             path = self.model(name) / entry["path"]
             if not path.is_file() or _entry(path, self.model(name)) != entry:
                 raise ValueError(
-                    f"{path} is missing or differs from {self.root / name / 'COMPLETE'}; remove "
-                    f"{self.root / name} to run the stage again"
+                    f"{path} is missing or differs from {self.stage(name) / 'COMPLETE'}; remove "
+                    f"{self.stage(name)} to run the stage again"
                 )
 
 

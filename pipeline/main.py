@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -80,7 +79,7 @@ def _print_problems(problems: list[Problem], as_json: bool) -> None:
     if int(os.environ.get("RANK", "0")):
         return
     for problem in problems:
-        print(problem.json() if as_json else problem, file=sys.stdout)
+        print(problem.json() if as_json else problem)
     if not as_json:
         codes = [problem.code for problem in problems]
         print(", ".join(f"{code}: {codes.count(code)}" for code in sorted(set(codes))))

@@ -1,6 +1,7 @@
 """Stage kind `sft`: TRL's SFTTrainer with a weight for each token, from rows to a saved model."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from eval.decode import raw_text
 from pipeline.data import sft_rows
 from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
@@ -56,7 +58,7 @@ class SegmentTrainer(SFTTrainer):
         self.data_collator = SegmentCollator(self.data_collator, self._tokenizer)
         # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
         self.model_accepts_loss_kwargs = True
-        self._sums = torch.zeros(len(_SUMS), device=self.accelerator.device)
+        self._sums: dict[str, torch.Tensor] = {}
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         if not batch_samples:
@@ -104,30 +106,19 @@ class SegmentTrainer(SFTTrainer):
             "loss": (nll_BT * weights_BT).sum(),
             "answer_loss": (nll_BT * weights_BT * answer_BT).sum(),
         }
-        self._sums += torch.stack([sums[name].to(self._sums) for name in _SUMS])
+        self._sums = {name: self._sums.get(name, 0) + value.float() for name, value in sums.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        totals = dict(zip(_SUMS, self.accelerator.reduce(self._sums, reduction="sum").tolist(), strict=True))
-        self._sums.zero_()
-        if totals["sequences"]:
+        if self._sums:  # on every rank or on none
+            sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="sum")
+            totals = dict(zip(self._sums, sums.tolist(), strict=True))
+            self._sums = {}
             prefix = "" if self.model.training else "eval_"
             means = ("think_nll", "answer_nll", "think_tokens", "answer_tokens")
             for name in (*means, "think_weight") if isinstance(self.loss, SegmentLoss) else means:
                 logs[prefix + name] = totals[name] / totals["sequences"]
             logs[prefix + "answer_loss_share"] = totals["answer_loss"] / max(totals["loss"], 1e-12)
         super().log(logs, start_time)
-
-
-_SUMS = (
-    "sequences",
-    "think_weight",
-    "think_nll",
-    "answer_nll",
-    "think_tokens",
-    "answer_tokens",
-    "loss",
-    "answer_loss",
-)
 
 
 def _row_means(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -145,16 +136,13 @@ class SegmentCollator:
         self.collator, self.tokenizer = collator, tokenizer
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
-        batch = self.collator(examples)
+        batch, decode = self.collator(examples), partial(raw_text, self.tokenizer)
         segments = torch.zeros_like(batch["labels"])
         for row, labels in enumerate(batch["labels"]):
             for begin, end in _runs(labels != -100):
-                split = begin + answer_start(labels[begin:end].tolist(), self._decode)
+                split = begin + answer_start(labels[begin:end].tolist(), decode)
                 segments[row, begin:split], segments[row, split:end] = THINK, ANSWER
         return {**batch, "segments": segments}
-
-    def _decode(self, ids: Any) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _runs(mask_T: torch.Tensor) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import NoReturn
 
-from eval.task import load_task
+from eval.task import Task, load_task
 from pipeline.data import check_data
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe, mistakes
@@ -98,32 +98,32 @@ def _free_port() -> int:
         return port
 
 
-def _unscored(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str]]:
-    """The pairs of checkpoint and task that have no scores yet."""
+def _unscored(recipe: Recipe, folder: RunFolder) -> dict[str, list[Task]]:
+    """The tasks that each checkpoint has no scores for yet; checkpoints with all of them are left out."""
     if recipe.evaluate is None:
-        return []
-    pairs = [(name, load_task(task).name) for name in recipe.evaluate.on for task in recipe.evaluate.tasks]
-    return [pair for pair in pairs if not (folder.root / "eval" / pair[0] / pair[1] / "scores.json").exists()]
+        return {}
+    tasks = [load_task(task) for task in recipe.evaluate.tasks]
+    todo = {
+        name: [task for task in tasks if not (folder.scores(name, task.name) / "scores.json").exists()]
+        for name in recipe.evaluate.on
+    }
+    return {name: tasks for name, tasks in todo.items() if tasks}
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
+    from eval.decode import Decoder
     from eval.evaluate import Decoding, evaluate, process_state
     from eval.report import write_report
     from eval.results import write_results
 
     state = process_state()
-    todo = _unscored(recipe, folder)
-    for name, task in todo:
+    for name, tasks in _unscored(recipe, folder).items():
         assert recipe.evaluate is not None
         settings = recipe.evaluate
-        decoding = Decoding(
-            settings.batch_size, settings.samples, settings.temperature, recipe.model.dtype, recipe.seed
-        )
-        checkpoint = recipe.model.path if name == "base" else str(folder.model(name))
-        tasks = {loaded.name: loaded for loaded in map(load_task, settings.tasks)}
-        evaluate(
-            checkpoint, tasks[task], folder.root / "eval" / name / task, decoding, title=f"evaluate {name} on {task}"
-        )
+        decoder = Decoder(recipe.model.path if name == "base" else str(folder.model(name)), recipe.model.dtype)
+        decoding = Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.seed)
+        for task in tasks:
+            evaluate(decoder, task, folder.scores(name, task.name), decoding, f"evaluate {name} on {task.name}")
     if state.is_main_process:
         write_results(folder.root)
         write_report(folder.root)

@@ -52,7 +52,7 @@ def _annotated(node: ast.ClassDef) -> dict[str, Field]:
 
 def _type(annotation: ast.expr) -> Any:
     try:
-        return eval(ast.unparse(annotation), {**vars(typing), "Any": Any})
+        return eval(ast.unparse(annotation), dict(vars(typing)))
     except (NameError, TypeError):  # a class of transformers: accepted here, checked when the stage starts
         return Any
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, get_args
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
 Kind = Literal["choice", "number", "text", "math"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 TIMEOUT_S = 2.0  # one mathematical comparison, in the worker
 _WORKER_BYTES = 2 * 1024**3
@@ -97,7 +97,7 @@ _WRAPPERS = [
 
 
 def _verify_choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome:
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices) or 26]
+    letters = ascii_uppercase[: len(choices) or 26]
     gold_letter = gold.strip("() ").upper()
     if len(gold_letter) != 1 or gold_letter not in letters:
         return Outcome.ANSWER_UNUSABLE
