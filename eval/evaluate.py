@@ -38,6 +38,8 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
     """
     state = process_state()
     rows = read(task.source())
+    if "malformed" in rows.column_names:  # such a row has no answer to compare with
+        rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
     rows = rows.select(range(min(task.limit or len(rows), len(rows))))
     mine = rows.shard(state.num_processes, state.process_index)
     lines: list[dict[str, Any]] = []

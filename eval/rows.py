@@ -4,8 +4,6 @@ A canonical row has `id`, `question`, `images` (a list, possibly empty), `answer
 `think`, `kind` and `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
-import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ class Source:
 def read(source: Source) -> "datasets.Dataset":
     """All rows of `source` in canonical form; an image is decoded only when its row is used.
 
-    Rows of `vision_r1` whose response the grammar rejects are left out, and counted in a line on standard error.
+    Where a row holds a response that the grammar rejects (`vision_r1`), its column `malformed` has the reason.
 
     Raises:
         ValueError: a column that the format needs is missing, or no row is left.
@@ -54,13 +52,11 @@ def read(source: Source) -> "datasets.Dataset":
             f"missing: {sorted(missing)}, found: {table.column_names}"
         )
     root = Path(source.images) if source.images else Path(source.path).parent
-    rows = _undecoded(table).map(
+    rows = undecoded(table).map(
         _CANONICAL[source.format], with_indices=True, remove_columns=_replaced(table.column_names), desc="reading rows"
     )
-    if source.format == "vision_r1":
-        rows = _without_malformed(rows, source.path)
     if len(rows) == 0:
-        raise ValueError(f"{source.path}: no usable row")
+        raise ValueError(f"{source.path}: no row")
     return _with_images(rows, root)
 
 
@@ -92,7 +88,7 @@ def _load(source: Source) -> "datasets.Dataset":
     return datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
 
 
-def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
+def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
     """The same table with images as their bytes and paths, so that re-arranging columns decodes nothing."""
     from datasets import Image, List
 
@@ -179,18 +175,6 @@ def _without_markers(question: str) -> str:
 def _with_options(question: str, choices: list[str] | None) -> str:
     options = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices or [], strict=False)]
     return "\n".join([question, *options])
-
-
-def _without_malformed(rows: "datasets.Dataset", path: str) -> "datasets.Dataset":
-    reasons = Counter(reason for reason in rows["malformed"] if reason)
-    if reasons:
-        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        print(
-            f"{path}: left out {reasons.total()} of {len(rows)} rows with malformed responses ({counts})",
-            file=sys.stderr,
-        )
-        rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
-    return rows.remove_columns("malformed")
 
 
 def _with_images(rows: "datasets.Dataset", root: Path) -> "datasets.Dataset":

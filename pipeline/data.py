@@ -1,53 +1,181 @@
-"""Canonical rows as what TRL's trainers take: conversations, images, and the columns that rewards read."""
+"""Canonical rows as what TRL's trainers take, and the rows that would be trained wrongly: refused, or left out."""
 
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from eval.rows import prompt, read
+from eval.rows import prompt, read, undecoded
 from eval.task import load_task
-from pipeline.recipe import Data, Recipe, mistakes
+from pipeline.recipe import Data, Problem, Recipe, RecipeError, mistakes
 from rewards.response import render
 
 if TYPE_CHECKING:
     import datasets
+
+    from eval.chat import Chat
+
+Row = dict[str, Any]
+SHOWN = 10  # unusable rows that are named, of each kind
+SLACK = 256  # tokens an image may take beside its own: separators, rows and columns of tiles
 
 
 def check_data(recipe: Recipe) -> None:
     """Read every data set of the recipe's stages and tasks once; what was read is cached for its stage.
 
     Raises:
-        RecipeError: one cannot be read, or lacks what its stage needs.
+        RecipeError: one cannot be read, or lacks what its stage needs, or has rows that cannot be used.
     """
+    from eval.chat import Chat
+
+    with mistakes(recipe.name, "model"):
+        chat = Chat(recipe.model.path, recipe.model.revision)
+        if any(stage.kind == "sft" for stage in recipe.stages):
+            chat.check_template()
     for stage in recipe.stages:
+        data = recipe.data[stage.data]
         with mistakes(f"data.{stage.data}", "data"):
-            rows_of = sft_rows if stage.kind == "sft" else grpo_rows
-            rows_of(recipe.data[stage.data])
+            if stage.kind == "sft":
+                sft_rows(data, chat, stage.trainer.get("max_length"))
+            else:
+                grpo_rows(data, chat)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
             read(load_task(task).source())
 
 
-def sft_rows(data: Data) -> "datasets.Dataset":
+def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datasets.Dataset":
     """Prompt-completion conversations; `images` where the rows have any.
 
+    Args:
+        max_length: tokens of a row, prompt, images and response together; TRL would cut a longer one's answer off.
+
     Raises:
+        RecipeError: rows cannot be trained on, and `bad_rows` is not `drop`.
         ValueError: the rows have no think traces.
     """
     rows = read(data.source())
     if "think" not in rows.column_names:
         raise ValueError(f"{data.path}: an sft stage trains on think traces, and the rows have no column 'think'")
+    rows = _usable(rows, data, partial(_sft_problem, chat, max_length))
     replaced = [name for name in rows.column_names if name != "images"]
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def grpo_rows(data: Data) -> "datasets.Dataset":
-    """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see."""
-    rows = read(data.source())
-    hidden = [name for name in ("think", "question") if name in rows.column_names]
+def grpo_rows(data: Data, chat: "Chat") -> "datasets.Dataset":
+    """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see.
+
+    Raises:
+        RecipeError: rows cannot be used, and `bad_rows` is not `drop`.
+    """
+    rows = _usable(read(data.source()), data, partial(_prompt_problem, chat))
+    hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
     return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
 
 
-def _conversation(row: dict[str, Any]) -> dict[str, Any]:
+def _conversation(row: Row) -> Row:
     return {
         "prompt": prompt(row["question"]),
         "completion": [{"role": "assistant", "content": render(row["think"], row["answer"])}],
     }
+
+
+# --- rows that cannot be used -----------------------------------------------------------------------------------------
+
+Found = tuple[str, str] | None  # a stable code and what is wrong
+
+
+def _usable(rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Found]) -> "datasets.Dataset":
+    """The rows without a problem. Those with one are left out and counted, or refused, as `data.bad_rows` says."""
+    read_only = [name for name in ("question", "think", "answer", "images", "malformed") if name in rows.column_names]
+    found = undecoded(rows.select_columns(read_only)).map(
+        lambda row: dict(zip(("code", "problem"), problem_of(row) or ("", ""), strict=True)),
+        remove_columns=read_only,
+        desc="checking rows",
+    )
+    codes = found["code"][:]
+    bad = [index for index, code in enumerate(codes) if code]
+    if not bad:
+        return rows
+    counts = Counter(codes[index] for index in bad)
+    if data.bad_rows == "stop":
+        raise RecipeError(_problems(data.path, bad, codes, found["problem"][:], rows["id"][:], counts))
+    _tell(f"{data.path}: left out {len(bad)} of {len(rows)} rows ({_listed(counts)})")
+    if len(bad) == len(rows):
+        raise ValueError(f"{data.path}: no usable row is left ({_listed(counts)})")
+    return rows.select([index for index, code in enumerate(codes) if not code])
+
+
+def _problems(
+    path: str, bad: list[int], codes: list[str], problems: list[str], ids: list[str], counts: Counter[str]
+) -> list[Problem]:
+    named = [index for code in counts for index in [i for i in bad if codes[i] == code][:SHOWN]]
+    found = [Problem(f"{path}:{i + 1}", codes[i], problems[i], ids[i]) for i in sorted(named)]
+    advice = f"{len(bad)} rows cannot be used ({_listed(counts)}); mend them, or leave them out with `bad_rows: drop`"
+    return [*found, Problem(path, "bad_rows", advice)]
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{code} {count}" for code, count in counts.most_common())
+
+
+@cache  # once a process: a stage reads its rows after they were checked
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _prompt_problem(chat: "Chat", row: Row) -> Found:
+    if row.get("malformed"):
+        return "malformed", f"the response is malformed: {row['malformed']}"
+    if token := chat.control_token(row["question"]):
+        return "special_token", f"the question has {token!r}, which the tokenizer reads as a control token"
+    return None
+
+
+def _sft_problem(chat: "Chat", max_length: int | None, row: Row) -> Found:
+    if problem := _prompt_problem(chat, row):
+        return problem
+    if token := chat.control_token(row["think"] + row["answer"]):
+        return "special_token", f"the response has {token!r}, which the tokenizer reads as a control token"
+    images = row.get("images") or []
+    prompt_text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
+    if not chat.reads_back(completion, row["think"], row["answer"]):
+        return "malformed", f"the grammar does not read it back; trained would be {completion!r:.200}"
+    if max_length is None:
+        return None
+    length = chat.tokens(completion) + _prompt_tokens(chat, prompt_text, images, max_length - chat.tokens(completion))
+    if length > max_length:
+        return "too_long", f"{length} tokens; max_length {max_length} would cut the answer off"
+    return None
+
+
+def _prompt_tokens(chat: "Chat", text: str, images: list[Any], room: int) -> int:
+    """Tokens of a rendered prompt; exact when it might not fit into `room`, an upper bound when it surely does.
+
+    The bound needs the sizes of the images only, which their headers tell.
+    """
+    if not images:
+        return chat.tokens(text)
+    if hasattr(chat.processor, "_get_num_multimodal_tokens"):
+        sizes = [_size(image) for image in images]
+        expanded = chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+        bound = chat.tokens(text) + sum(expanded) + SLACK * len(images)
+        if bound <= room:
+            return int(bound)
+    from datasets import Image
+
+    decoded = [Image().decode_example(image) for image in images]
+    ids = chat.processor(text=[text], images=[decoded], add_special_tokens=False)["input_ids"]
+    return len(ids[0])
+
+
+def _size(image: Row) -> tuple[int, int]:
+    """Height and width of an undecoded image, as it will stand after its orientation tag is followed."""
+    from PIL import ExifTags
+    from PIL import Image as PILImage
+
+    with PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as opened:
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return (opened.width, opened.height) if turned else (opened.height, opened.width)

@@ -7,9 +7,10 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
+from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline.data import grpo_rows
-from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
+from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe, mistakes
 from pipeline.weight_push import push_weights
@@ -24,12 +25,13 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
     settings = trainer_settings(recipe, stage.trainer, model_in, out)
     settings["reward_weights"] = [reward.weight for reward in stage.rewards]
     with mistakes(recipe.name, f"{stage.name}_inputs"):
-        vision = vision_token_ids(model_config(model_in, settings))
-        banned = banned_from_sampling(vision, bool(settings.get("use_vllm")))
+        chat = Chat(model_in, settings["model_init_kwargs"]["revision"])
+        banned = banned_from_sampling(vision_token_ids(chat.config), bool(settings.get("use_vllm")))
         settings["generation_kwargs"] = {**banned, **settings.get("generation_kwargs", {})}
-        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data])
+        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat)
     trainer = RolloutTrainer(
         model=model_in,
+        chat=chat,
         reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
         args=args,
         train_dataset=rows,
@@ -50,7 +52,18 @@ class RolloutTrainer(GRPOTrainer):
     TRL 1.16 hands it the processor's ids, in which a placeholder already stands once for each image feature, and vLLM
     expands the first of them again: the engine then answers another prompt than the one that is trained
     (huggingface/trl#6294, open). Server mode looks for the expanded runs itself and is left alone.
+
+    Rewards read what the evaluation reads: `Chat.response` of the sampled tokens. TRL's own text lacks special tokens,
+    the `<think>` that a template opens in the prompt, and what a tokenizer's response template moves elsewhere.
     """
+
+    def __init__(self, *args: Any, chat: Chat, **kwargs: Any) -> None:
+        super().__init__(*args, processing_class=chat.processor, **kwargs)
+        self.chat = chat
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        completions = [[{"role": "assistant", "content": self.chat.response(ids)}] for ids in completion_ids]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)

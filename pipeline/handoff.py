@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, PretrainedConfig, Trainer
+from transformers import Trainer
 
 from pipeline.recipe import Lora, Recipe
 
@@ -35,18 +35,6 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
         "seed": recipe.seed,
         "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": revision},
     }
-
-
-def model_config(path: str, settings: dict[str, Any]) -> PretrainedConfig:
-    """The configuration of the model that a trainer with `settings` would load; no weights.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    try:
-        return AutoConfig.from_pretrained(path, revision=settings["model_init_kwargs"]["revision"])
-    except OSError as error:
-        raise ValueError(f"model {path!r}: no such folder, and not found on the hub: {error}") from error
 
 
 def lora_config(lora: Lora | None) -> LoraConfig | None:

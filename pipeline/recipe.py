@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,9 +40,10 @@ class Data(Strict):
     split: str = "train"
     revision: str | None = None
     images: str | None = None  # the folder that image paths in the rows are relative to
+    bad_rows: Literal["stop", "drop"] = "stop"  # rows that would be trained wrongly: refuse to run, or leave out
 
     def source(self) -> Source:
-        return Source(**self.model_dump())
+        return Source(**self.model_dump(exclude={"bad_rows"}))
 
 
 class ThinkWeight(Strict):
@@ -144,12 +145,13 @@ class Problem:
     where: str
     code: str
     message: str
+    id: str | None = None  # of a row
 
     def __str__(self) -> str:
-        return f"ERROR {self.where} id=- {self.code}: {self.message}"
+        return f"ERROR {self.where} id={self.id or '-'} {self.code}: {self.message}"
 
     def json(self) -> str:
-        return json.dumps({"where": self.where, "id": None, "code": self.code, "message": self.message})
+        return json.dumps(asdict(self))
 
 
 class RecipeError(ValueError):
@@ -360,6 +362,7 @@ _RESERVED = {
     "data_seed": "set `seed` at the top of the recipe",
     "model_init_kwargs": "set `model` at the top of the recipe",
     "resume_from_checkpoint": "the same command resumes by itself",
+    "chat_template_path": "every stage uses the template of the model; save the one you want with its processor",
     "packing": "segments need one sequence a row",
     "padding_free": "segments need one sequence a row",
     "reward_weights": "give each reward its `weight`",

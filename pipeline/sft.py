@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from eval.decode import raw_text
+from eval.chat import Chat, raw_text
 from pipeline.data import sft_rows
-from pipeline.handoff import Finished, lora_config, model_config, save_model, trainer_settings
+from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.progress import show_progress
 from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage, mistakes
@@ -27,14 +27,16 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
     # TRL's default of 1024 tokens would silently cut the answer off a long trace.
     settings = {"max_length": None, **settings}
     with mistakes(recipe.name, f"{stage.name}_inputs"):
-        args, rows = SFTConfig(**settings), sft_rows(recipe.data[stage.data])
-        model_config(model_in, settings)
+        args, chat = SFTConfig(**settings), Chat(model_in, settings["model_init_kwargs"]["revision"])
+        rows = sft_rows(recipe.data[stage.data], chat, args.max_length)
     trainer = SegmentTrainer(
         model=model_in,
         args=args,
         train_dataset=rows,
+        processing_class=chat.processor,
         peft_config=lora_config(stage.lora),
         loss=stage.loss,
+        opened=bool(chat.opening),
     )
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train()
@@ -52,10 +54,10 @@ class SegmentTrainer(SFTTrainer):
 
     data_collator: Any
 
-    def __init__(self, *args: Any, loss: Loss, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss: Loss, opened: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss = loss
-        self.data_collator = SegmentCollator(self.data_collator, self._tokenizer)
+        self.data_collator = SegmentCollator(self.data_collator, self._tokenizer, opened)
         # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, torch.Tensor] = {}
@@ -132,15 +134,17 @@ class SegmentCollator:
     disagree with what is trained. Each contiguous run of trained tokens is one response.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> None:
-        self.collator, self.tokenizer = collator, tokenizer
+    def __init__(
+        self, collator: Callable[[list[Any]], dict[str, Any]], tokenizer: PreTrainedTokenizerBase, opened: bool = False
+    ) -> None:
+        self.collator, self.tokenizer, self.opened = collator, tokenizer, opened
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
         batch, decode = self.collator(examples), partial(raw_text, self.tokenizer)
         segments = torch.zeros_like(batch["labels"])
         for row, labels in enumerate(batch["labels"]):
             for begin, end in _runs(labels != -100):
-                split = begin + answer_start(labels[begin:end].tolist(), decode)
+                split = begin + answer_start(labels[begin:end].tolist(), decode, self.opened)
                 segments[row, begin:split], segments[row, split:end] = THINK, ANSWER
         return {**batch, "segments": segments}
 

@@ -120,7 +120,11 @@ def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
     for name, tasks in _unscored(recipe, folder).items():
         assert recipe.evaluate is not None
         settings = recipe.evaluate
-        decoder = Decoder(recipe.model.path if name == "base" else str(folder.model(name)), recipe.model.dtype)
+        model = recipe.model
+        if name == "base":
+            decoder = Decoder(model.path, model.dtype, model.revision)
+        else:
+            decoder = Decoder(str(folder.model(name)), model.dtype)
         decoding = Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.seed)
         for task in tasks:
             evaluate(decoder, task, folder.scores(name, task.name), decoding, f"evaluate {name} on {task.name}")

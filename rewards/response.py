@@ -17,6 +17,7 @@ SYSTEM_PROMPT = "Reason inside <think> </think>, then give only the final answer
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 MAX_ANSWER_CHARS = 256  # a longer "answer" is a second reasoning trace
 
+_CLOSE = TAGS[1]
 _TAG = re.compile("|".join(TAGS))
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>")
 _EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
@@ -85,7 +86,7 @@ def _without_final_eos(text: str) -> str:
     return next((text.removesuffix(eos) for eos in _EOS if text.endswith(eos)), text)
 
 
-def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
+def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str], opened: bool = False) -> int:
     """Where the answer segment begins in a tokenised response: the index of the first token after `</think>`.
 
     Works on decoded text, since tokenizers merge across tags (`</think><answer>` can hold a token `><`); a token that
@@ -95,11 +96,19 @@ def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> 
     Args:
         ids: the response's token ids, T of them.
         decode: token ids to text, special tokens kept.
+        opened: the prompt ends with `<think>`, so an unclosed response is thinking even without that tag.
     """
     text = decode(ids)
-    if "</think>" not in text:
-        return len(ids) if "<think>" in text else 0
-    return bisect_left(range(len(ids) + 1), True, key=lambda length: "</think>" in decode(ids[:length]))
+    if _CLOSE not in text:
+        return len(ids) if opened or TAGS[0] in text else 0
+    begin = 0
+    if text.count(_CLOSE) == 1:  # answers are short: look from the end, in windows, at a few tokens instead of all
+        size = 64
+        while _CLOSE not in decode(ids[-size:]):
+            size *= 2
+        begin = max(len(ids) - size, 0)
+    lengths = range(len(ids) - begin + 1)
+    return begin + bisect_left(lengths, True, key=lambda length: _CLOSE in decode(ids[begin : begin + length]))
 
 
 def completion_text(completion: str | list[dict[str, str]]) -> str:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,11 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Two questions for GRPO, so that each step asks about the same images as the one before.
     build.build(out, seed=0, sizes=build.Sizes(read=64, sft=64, rl=2, heldout=12))
     return out
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Saves the small model of a family (tests/families.py) the first time it is asked for; returns its folder."""
+    from families import save
+
+    return cache(lambda name: save(name, tmp_path_factory.mktemp("family") / name))

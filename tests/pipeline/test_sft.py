@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
+from eval.chat import Chat
 from pipeline.data import sft_rows
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.recipe import Data, Loss, SegmentLoss, ThinkWeight
@@ -21,7 +22,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def rows(assets: Path) -> Dataset:
-    return sft_rows(Data(path=str(assets / "sft.parquet"))).select(range(4 * STEPS))
+    return sft_rows(Data(path=str(assets / "sft.parquet")), Chat(str(assets / "model"))).select(range(4 * STEPS))
 
 
 @pytest.fixture
@@ -101,9 +102,9 @@ def test_training_equals_a_plain_loop_with_full_logits(
     assert _difference(trainer.model, model) < 1e-6
 
 
-def test_token_mean_equals_trls_own_loss(assets: Path, tmp_path: Path) -> None:
+def test_token_mean_equals_trls_own_loss(assets: Path, rows: Dataset, tmp_path: Path) -> None:
     tokenizer = AutoProcessor.from_pretrained(assets / "model").tokenizer
-    rows = sft_rows(Data(path=str(assets / "sft.parquet"))).select(range(4 * STEPS)).remove_columns("images")
+    rows = rows.remove_columns("images")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     trained = []
     for trainer_class, extra in ((SFTTrainer, {}), (SegmentTrainer, {"loss": "token_mean"})):
