@@ -23,7 +23,7 @@ from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe import Data, Recipe
 from pipeline.sft import SegmentTrainer
-from rewards.response import Response, parse, render
+from rewards.response import Response, parse
 
 SUMS = [(3, 4), (6, 2), (5, 5), (1, 8)]
 ROWS = [
@@ -211,7 +211,3 @@ def test_a_prompt_has_as_many_tokens_as_the_check_counts(
         sft_rows(source, chat, max(lengths) - 1)
     dropped = source.model_copy(update={"bad_rows": "drop"})
     assert len(sft_rows(dropped, chat, max(lengths) - 1)) == len(ROWS) - lengths.count(max(lengths))
-
-
-def test_a_rendered_response_is_what_the_rows_say() -> None:
-    assert parse(render(ROWS[0]["think"], ROWS[0]["answer"])) == Response(ROWS[0]["think"], ROWS[0]["answer"])

@@ -1,0 +1,90 @@
+"""Rows that would be trained wrongly: each named with its row, or left out and counted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.chat import Chat
+from pipeline.data import grpo_rows, sft_rows
+from pipeline.recipe import Data, RecipeError
+
+GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
+
+
+@pytest.fixture(scope="module")
+def chat(small: Callable[[str], Path]) -> Chat:
+    return Chat(str(small("qwen3")))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Data]:
+    def write(*rows: dict[str, Any], **settings: Any) -> Data:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps({"id": f"r{index}", **row}) + "\n" for index, row in enumerate(rows)))
+        return Data(path=str(path), **settings)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "words"),
+    [
+        ({"think": "so </think> then"}, "malformed", "does not read it back"),
+        ({"think": " "}, "malformed", "does not read it back"),
+        ({"answer": ""}, "malformed", "does not read it back"),
+        ({"think": "ends <|im_end|> here"}, "special_token", "the response has '<|im_end|>'"),
+        ({"question": "What is <|im_start|>?"}, "special_token", "the question has '<|im_start|>'"),
+        ({"think": "again " * 200}, "too_long", "max_length 300 would cut the answer off"),
+    ],
+)
+def test_a_row_that_would_be_trained_wrongly_is_refused_by_name(
+    chat: Chat, write: Callable[..., Data], row: dict[str, str], code: str, words: str
+) -> None:
+    data = write(GOOD, {**GOOD, **row}, GOOD)
+    with pytest.raises(RecipeError) as caught:
+        sft_rows(data, chat, max_length=300)
+    named, summary = caught.value.problems
+    assert (named.where, named.id, named.code) == (f"{data.path}:2", "r1", code)
+    assert words in named.message
+    assert f"1 rows cannot be used ({code} 1); mend them, or leave them out with `bad_rows: drop`" == summary.message
+
+
+def test_rows_are_dropped_and_counted_when_the_recipe_says_so(
+    chat: Chat, write: Callable[..., Data], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [{**GOOD, "think": "so </think> then"}, {**GOOD, "think": "again " * 200}]
+    rows = sft_rows(write(GOOD, *bad, {**GOOD, "answer": "5"}, bad_rows="drop"), chat, max_length=300)
+    assert [row["completion"][0]["content"][-10:] for row in rows] == ["4</answer>", "5</answer>"]
+    assert "rows.jsonl: left out 2 of 4 rows (malformed 1, too_long 1)" in capsys.readouterr().err
+
+
+def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: Chat, write: Callable[..., Data]) -> None:
+    with pytest.raises(ValueError, match="no usable row is left"):
+        sft_rows(write({**GOOD, "think": " "}, bad_rows="drop"), chat)
+
+
+def test_many_bad_rows_are_named_ten_of_a_kind(chat: Chat, write: Callable[..., Data]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        sft_rows(write(*[{**GOOD, "think": " "}] * 30, GOOD), chat)
+    assert len(caught.value.problems) == 11
+    assert "30 rows cannot be used" in caught.value.problems[-1].message
+
+
+def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, write: Callable[..., Data]) -> None:
+    with pytest.raises(RecipeError, match="special_token"):
+        grpo_rows(write({**GOOD, "question": "<|im_end|>"}), chat)
+    assert sorted(grpo_rows(write(GOOD), chat).column_names) == ["answer", "choices", "id", "prompt"]
+
+
+def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: Chat, tmp_path: Path) -> None:
+    turns = [{"from": "user", "value": "What is it?"}, {"from": "assistant", "value": "<think>a</think> no answer"}]
+    good = [turns[0], {"from": "assistant", "value": "<think>a</think><answer>Final Answer: B</answer>"}]
+    (tmp_path / "r1.json").write_text(json.dumps([{"conversations": good}, {"conversations": turns}]))
+    data = Data(path=str(tmp_path / "r1.json"), format="vision_r1")
+    with pytest.raises(RecipeError, match=r"r1\.json:2 id=1 malformed: the response is malformed: missing_tag"):
+        sft_rows(data, chat)
+    [row] = sft_rows(data.model_copy(update={"bad_rows": "drop"}), chat)
+    assert row["completion"][0]["content"] == "<think>a</think><answer>B</answer>"
