@@ -35,12 +35,12 @@ def check_data(recipe: Recipe) -> None:
         if any(stage.kind == "sft" for stage in recipe.stages):
             chat.check_template()
     for stage in recipe.stages:
-        data = recipe.data[stage.data]
-        with mistakes(f"data.{stage.data}", "data"):
-            if stage.kind == "sft":
-                sft_rows(data, chat, stage.trainer.get("max_length"))
-            else:
-                grpo_rows(data, chat)
+        for name in filter(None, (stage.data, getattr(stage, "eval_data", None))):
+            with mistakes(f"data.{name}", "data"):
+                if stage.kind == "sft":
+                    sft_rows(recipe.data[name], chat, stage.trainer.get("max_length"))
+                else:
+                    grpo_rows(recipe.data[name], chat)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
             read(load_task(task).source())

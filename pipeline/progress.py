@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-_SHOWN = ("loss", "think_nll", "answer_nll", "think_weight", "reward", "rewards/accuracy/mean")
+_SHOWN = ("loss", "think_nll", "answer_nll", "think_weight", "eval_loss", "reward", "rewards/accuracy/mean")
 
 
 def show_progress(trainer: Trainer, title: str, metrics: Path) -> None:

@@ -87,6 +87,7 @@ class SftStage(Strict):
     kind: Literal["sft"]
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     data: str
+    eval_data: str | None = None  # rows for the losses that `eval_strategy` asks for
     loss: Loss
     lora: Lora | None = None
     trainer: dict[str, Any] = {}
@@ -335,11 +336,11 @@ def _references(recipe: Recipe) -> list[Found]:
     found: list[Found] = []
     names = [stage.name for stage in recipe.stages]
     for index, stage in enumerate(recipe.stages):
-        if stage.data not in recipe.data:
-            advice = _advice(stage.data, list(recipe.data))
-            found.append(
-                (("stages", index, "data"), "unknown_data", f"{stage.name}.data: no data {stage.data!r}. {advice}")
-            )
+        for key in ("data", "eval_data"):
+            data = getattr(stage, key, None)
+            if data is not None and data not in recipe.data:
+                message = f"{stage.name}.{key}: no data {data!r}. {_advice(data, list(recipe.data))}"
+                found.append((("stages", index, key), "unknown_data", message))
         if stage.name in names[:index] or stage.name in {"base", "eval"}:
             found.append(
                 (
@@ -363,9 +364,18 @@ _RESERVED = {
     "model_init_kwargs": "set `model` at the top of the recipe",
     "resume_from_checkpoint": "the same command resumes by itself",
     "chat_template_path": "every stage uses the template of the model; save the one you want with its processor",
+    "reward_weights": "give each reward its `weight`",
+}
+_MEANS = "the loss is a mean over the think and answer tokens of each response, over all ranks"
+_RESERVED_SFT = {
     "packing": "segments need one sequence a row",
     "padding_free": "segments need one sequence a row",
-    "reward_weights": "give each reward its `weight`",
+    "truncation_mode": "no row is cut: one that is too long is refused, or left out with `bad_rows: drop`",
+    "loss_type": _MEANS,
+    "label_smoothing_factor": _MEANS,
+    "assistant_only_loss": _MEANS,
+    "completion_only_loss": _MEANS,
+    "average_tokens_across_devices": _MEANS,
 }
 
 
@@ -374,14 +384,19 @@ def _trainers(recipe: Recipe) -> list[Found]:
     found: list[Found] = []
     for index, stage in enumerate(recipe.stages):
         known, before = trl_fields.fields(stage.kind), len(found)
+        reserved = _RESERVED | (_RESERVED_SFT if stage.kind == "sft" else {})
         for key, value in stage.trainer.items():
             loc, name = ("stages", index, "trainer", key), f"{stage.name}.trainer.{key}"
-            if key in _RESERVED:
-                found.append((loc, "reserved_key", f"{name}: {_RESERVED[key]}"))
+            if key in reserved:
+                found.append((loc, "reserved_key", f"{name}: {reserved[key]}"))
             elif key not in known:
                 found.append((loc, "unknown_key", f"{name}: unknown to TRL. {_advice(key, list(known))}"))
             elif problem := _wrong_type(value, known[key].type):
                 found.append((loc, "bad_value", f"{name}: {problem}, got {value!r:.80}"))
+        asks = stage.trainer.get("eval_strategy", "no") != "no"
+        if stage.kind == "sft" and asks != (stage.eval_data is not None):
+            message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
+            found.append((("stages", index), "eval_data", message))
         if stage.kind == "grpo" and len(found) == before:
             found += _group_arithmetic(index, stage, known)
     return found

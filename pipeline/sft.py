@@ -29,10 +29,12 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
     with mistakes(recipe.name, f"{stage.name}_inputs"):
         args, chat = SFTConfig(**settings), Chat(model_in, settings["model_init_kwargs"]["revision"])
         rows = sft_rows(recipe.data[stage.data], chat, args.max_length)
+        held_out = sft_rows(recipe.data[stage.eval_data], chat, args.max_length) if stage.eval_data else None
     trainer = SegmentTrainer(
         model=model_in,
         args=args,
         train_dataset=rows,
+        eval_dataset=held_out,
         processing_class=chat.processor,
         peft_config=lora_config(stage.lora),
         loss=stage.loss,
@@ -41,6 +43,12 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train()
     return save_model(trainer, out, rollouts=None)
+
+
+_BROKEN_CONTRACT = (
+    "SFTTrainer.compute_loss of this TRL release does not work the way the segment loss needs (CONTRIBUTING.md lists "
+    "what that is; TRL 1.16 does)"
+)
 
 
 class SegmentTrainer(SFTTrainer):
@@ -60,7 +68,7 @@ class SegmentTrainer(SFTTrainer):
         self.data_collator = SegmentCollator(self.data_collator, self._tokenizer, opened)
         # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
         self.model_accepts_loss_kwargs = True
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, dict[str, torch.Tensor]] = {"": {}, "eval_": {}}  # since the last log, on this rank
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         if not batch_samples:
@@ -77,16 +85,24 @@ class SegmentTrainer(SFTTrainer):
     ) -> Any:
         segments_BT = inputs.pop("segments")[:, 1:]  # the token that each position predicts
         weights_BT = token_weights(segments_BT, self.loss, self._progress())
+        calls = 0
 
         def weighted(**kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
             outputs = model(**kwargs)
+            if not kwargs.get("fused_lm_head") or outputs.log_probs.shape != segments_BT.shape:
+                raise RuntimeError(f"{_BROKEN_CONTRACT}: it took no per-token log-probabilities from the fused head")
             self._observe(-outputs.log_probs.detach(), segments_BT, weights_BT)
             outputs.log_probs = outputs.log_probs * weights_BT
             return outputs
 
         if num_items_in_batch is None:  # evaluation: this rank's mean, of which Trainer takes the mean
             num_items_in_batch = items(segments_BT, self.loss) * self.accelerator.num_processes
-        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
+        loss = super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
+        if calls != 1:
+            raise RuntimeError(f"{_BROKEN_CONTRACT}: it called the model it was given {calls} times, not once")
+        return loss
 
     def _progress(self) -> float:
         """Training progress; evaluation uses the end of the schedule, so that its losses compare over time."""
@@ -108,14 +124,18 @@ class SegmentTrainer(SFTTrainer):
             "loss": (nll_BT * weights_BT).sum(),
             "answer_loss": (nll_BT * weights_BT * answer_BT).sum(),
         }
-        self._sums = {name: self._sums.get(name, 0) + value.float() for name, value in sums.items()}
+        before = self._sums[self._prefix()]
+        self._sums[self._prefix()] = {name: before.get(name, 0) + value.float() for name, value in sums.items()}
+
+    def _prefix(self) -> str:
+        return "" if self.model.training else "eval_"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._sums:  # on every rank or on none
-            sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="sum")
-            totals = dict(zip(self._sums, sums.tolist(), strict=True))
-            self._sums = {}
-            prefix = "" if self.model.training else "eval_"
+        prefix = self._prefix()
+        if local := self._sums[prefix]:  # on every rank or on none
+            sums = self.accelerator.reduce(torch.stack(list(local.values())), reduction="sum")
+            totals = dict(zip(local, sums.tolist(), strict=True))
+            self._sums[prefix] = {}
             means = ("think_nll", "answer_nll", "think_tokens", "answer_tokens")
             for name in (*means, "think_weight") if isinstance(self.loss, SegmentLoss) else means:
                 logs[prefix + name] = totals[name] / totals["sequences"]

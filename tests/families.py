@@ -151,6 +151,7 @@ def gemma3() -> tuple[Any, Any]:
         image_token_index=ids["image_token"],
     )
     model = hf.Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.1)  # zero, if new
     model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     return model, processor
 
