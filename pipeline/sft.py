@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from eval.chat import Chat, raw_text
 from pipeline.data import sft_rows
-from pipeline.handoff import Finished, lora_config, save_model, trainer_settings
+from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.progress import show_progress
 from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage, mistakes
@@ -36,7 +36,7 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=chat.processor,
-        peft_config=lora_config(stage.lora),
+        **adapter_settings(stage.lora, recipe.model.dtype),
         loss=stage.loss,
         opened=bool(chat.opening),
     )
@@ -160,13 +160,17 @@ class SegmentCollator:
         self.collator, self.tokenizer, self.opened = collator, tokenizer, opened
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
-        batch, decode = self.collator(examples), partial(raw_text, self.tokenizer)
-        segments = torch.zeros_like(batch["labels"])
-        for row, labels in enumerate(batch["labels"]):
-            for begin, end in _runs(labels != -100):
-                split = begin + answer_start(labels[begin:end].tolist(), decode, self.opened)
-                segments[row, begin:split], segments[row, split:end] = THINK, ANSWER
-        return {**batch, "segments": segments}
+        batch = self.collator(examples)
+        return {**batch, "segments": self.segments(batch["labels"])}
+
+    def segments(self, labels_BT: torch.Tensor) -> torch.Tensor:
+        """The segment id of each token: THINK or ANSWER where `labels_BT` is trained, 0 where it is -100."""
+        decode, segments_BT = partial(raw_text, self.tokenizer), torch.zeros_like(labels_BT)
+        for labels_T, segments_T in zip(labels_BT, segments_BT, strict=True):
+            for begin, end in _runs(labels_T != -100):
+                split = begin + answer_start(labels_T[begin:end].tolist(), decode, self.opened)
+                segments_T[begin:split], segments_T[split:end] = THINK, ANSWER
+        return segments_BT
 
 
 def _runs(mask_T: torch.Tensor) -> list[tuple[int, int]]:

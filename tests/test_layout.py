@@ -7,15 +7,17 @@ import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from pipeline.recipe import load
+from pipeline.recipe import NamedLoss, ThinkWeight, load
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
-RECIPES = [path for path in (ROOT / "recipes").glob("*.yaml")]
+CONTROLS = sorted((ROOT / "recipes" / "controls").glob("*.yaml"))
+RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *CONTROLS]
 
 
 def _imported(path: Path) -> set[str]:
@@ -50,16 +52,28 @@ def test_every_recipe_parses(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_value_says_where_it_comes_from(path: Path) -> None:
     """In `full.yaml` and its like, each trainer setting is the paper's, Vision-R1's or our choice."""
-    if path.stem == "demo":
-        pytest.skip("the demo's settings are all ours, and its header says so")
+    text = path.read_text()
     inside = False
-    for line in path.read_text().splitlines():
+    for line in text.splitlines() if "Every value here is our choice" not in text else []:
         if line.strip().startswith("trainer:"):
             inside, indent = True, len(line) - len(line.lstrip())
         elif inside and line.strip() and len(line) - len(line.lstrip()) <= indent:
             inside = False
         elif inside and "use_vllm" not in line:
             assert any(source in line for source in ("paper", "Vision-R1", "our choice")), line
+
+
+def test_controls_differ_in_their_loss_alone_and_use_every_schedule() -> None:
+    recipes = [load(path, []).model_dump() for path in [ROOT / "recipes" / "demo.yaml", *CONTROLS]]
+    losses = [recipe["stages"][1].pop("loss") for recipe in recipes]
+    demo, *controls = recipes
+    for recipe in controls:
+        assert {**recipe, "name": ""} == {**controls[0], "name": ""}
+    [demo_read, demo_sft, _], [read, sft] = demo["stages"], controls[0]["stages"]
+    assert read == demo_read
+    assert sft["trainer"].items() >= demo_sft["trainer"].items()
+    named = {loss if isinstance(loss, str) else loss["think_weight"]["schedule"] for loss in losses}
+    assert named == {*get_args(NamedLoss), *get_args(ThinkWeight.model_fields["schedule"].annotation)}
 
 
 def test_the_wheel_has_one_name_holds_the_recipes_and_runs(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """What a stage leaves for the next: a full checkpoint, whether all weights were trained or an adapter."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from steps import load
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from eval.chat import Chat
 from pipeline import grpo, sft
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe
@@ -85,3 +90,97 @@ def test_a_damaged_hand_off_is_refused(tmp_path: Path) -> None:
     (folder.model("sft") / "model.safetensors").write_bytes(b"weightz")
     with pytest.raises(ValueError, match=r"model\.safetensors is missing or differs"):
         folder.verify("sft")
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"question": f"{a}+1?", "think": f"I see {a}.", "answer": str(a + 1)} for a in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _text_recipe(model: Path, data: Path, *stages: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "text",
+            "model": {"path": str(model), "dtype": "float32"},
+            "data": {name: {"path": str(data)} for name in ("sft", "rl")},
+            "stages": list(stages),
+        }
+    )
+
+
+def test_a_4bit_base_is_merged_whole_and_in_the_recipes_dtype(
+    small: Callable[[str], Path], sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the adapter added may differ from the base, not the rounding to four bits it was trained on."""
+    lora = {"r": 4, "alpha": 8, "load_in_4bit": True}
+    recipe = _text_recipe(small("llama"), sums, {**SFT, "lora": lora})
+    trainers: list[Any] = []
+    train = sft.SegmentTrainer.train
+    monkeypatch.setattr(sft.SegmentTrainer, "train", lambda self: (trainers.append(self), train(self)))
+    sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path, "sft")
+    [trainer] = trainers
+    assert trainer.model.get_base_model().is_loaded_in_4bit
+    before, after = (
+        dict(load(str(path), torch.float32).named_parameters()) for path in (small("llama"), tmp_path / "model")
+    )
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
+    name = "model.layers.0.self_attn.q_proj"
+    layer = trainer.model.get_submodule(f"base_model.model.{name}")
+    # TRL keeps the adapter of a 4-bit base in bfloat16; its product is added in the recipe's dtype.
+    down, up = (matrix["default"].weight.float() for matrix in (layer.lora_A, layer.lora_B))
+    added = layer.scaling["default"] * up @ down
+    assert added.abs().max() > 0
+    torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + added, atol=1e-6, rtol=0)
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert not list(tmp_path.rglob("adapter*"))
+    assert Chat(str(tmp_path / "model")).prompt_text("?") == Chat(str(small("llama"))).prompt_text("?")
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "adapter"])
+def test_the_kl_reference_is_the_model_that_the_stage_started_from(
+    small: Callable[[str], Path],
+    sums: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lora: dict[str, int] | None,
+) -> None:
+    """SFT with an adapter, merged; then GRPO with beta > 0, all weights or a fresh adapter."""
+    (tmp_path / "mine.py").write_text(
+        "def length(completions, **columns):\n    return [float(len(set(c[0]['content']))) for c in completions]\n"
+    )
+    rl = {**GRPO["trainer"], "max_steps": 3, "beta": 0.1, "learning_rate": 5e-2}
+    reward = [{"use": f"{tmp_path / 'mine.py'}:length"}]
+    stages = ({**SFT, "lora": {"r": 4, "alpha": 8}}, {**GRPO, "rewards": reward, "lora": lora, "trainer": rl})
+    recipe = _text_recipe(small("llama"), sums, *stages)
+    sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path / "sft", "sft")
+    merged = tmp_path / "sft" / "model"
+    seen: list[dict[str, torch.Tensor]] = []
+    score = grpo.RolloutTrainer._generate_and_score_completions
+    monkeypatch.setattr(
+        grpo.RolloutTrainer,
+        "_generate_and_score_completions",
+        lambda self, inputs: (seen.append(score(self, inputs)), seen[-1])[1],
+    )
+    grpo.run(recipe, recipe.stages[1], str(merged), tmp_path / "grpo", "grpo")
+    last, folders = seen[-1], (merged, tmp_path / "grpo" / "model")
+    reference, policy = (_completion_log_probs(load(str(folder), torch.float32), last) for folder in folders)
+    kept = last["completion_mask"].bool()
+    torch.testing.assert_close(last["ref_per_token_logps"][kept], reference[kept], atol=1e-4, rtol=0)
+    assert (policy - reference)[kept].abs().max() > 1e-2  # the policy has left it
+    metrics = [json.loads(line) for line in (tmp_path / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics[2]["kl"] > 0
+
+
+def _completion_log_probs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    ids = torch.cat((batch["prompt_ids"], batch["completion_ids"]), dim=1)
+    mask = torch.cat((batch["prompt_mask"], batch["completion_mask"]), dim=1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask, position_ids=positions).logits[:, :-1]
+    log_probs = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    return log_probs[:, batch["prompt_ids"].shape[1] - 1 :]

@@ -1,0 +1,25 @@
+"""`make bench`: every benchmark against the code it stands beside, in one run; writes bench.json and prints it."""
+
+import json
+import sys
+from pathlib import Path
+
+from datasets import disable_progress_bars
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sft
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    found = [result for benchmark in (sft,) for result in benchmark.results()]
+    Path("bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    table = Table("name", "value", "unit", "detail")
+    for result in found:
+        table.add_row(result["name"], str(result["value"]), result["unit"], result["detail"])
+    Console(width=160).print(table)

@@ -1,0 +1,195 @@
+"""What the segment loss costs: SegmentTrainer against TRL's unmodified SFTTrainer, on the same batches, in one run.
+
+A step is collation, forward and backward; the optimizer, the same in both, is left out, which makes the ratio stricter.
+Time is measured in pairs that alternate in one process; memory is what one step adds at its peak, in processes of their
+own. Models are small and real (tests/families.py) with a vocabulary of 32,768; on a GPU they are larger, in bfloat16.
+
+`sft.py --memory {trl,ours} {text,vlm} TOKENS` is one such process: it prints bytes.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars
+from PIL import Image
+from scipy import stats
+from transformers.utils import logging
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from families import FAMILIES  # noqa: E402
+from trl import SFTConfig, SFTTrainer  # noqa: E402
+
+from eval.chat import Chat  # noqa: E402
+from eval.rows import prompt  # noqa: E402
+from pipeline.recipe import SegmentLoss, ThinkWeight  # noqa: E402
+from pipeline.sft import SegmentTrainer  # noqa: E402
+from rewards.response import render  # noqa: E402
+
+Kind = Literal["text", "vlm"]
+FAMILY = {"text": "llama", "vlm": "qwen2_5_vl"}
+VOCABULARY = 32_768
+WIDTH, LAYERS = (2048, 12) if torch.cuda.is_available() else (128, 2)
+SCALE = SegmentLoss(think_weight=ThinkWeight(start=0.9, end=0.1))
+
+
+def results() -> list[dict[str, Any]]:
+    found = []
+    for kind, tokens, pairs in (("text", 1024, 20), ("vlm", 1024, 20), ("text", 8192, 6)):
+        found += _times(kind, tokens, pairs)
+    found += [_memory(kind, tokens) for kind, tokens in (("text", 1024), ("text", 8192), ("vlm", 8192))]
+    return found
+
+
+def _times(kind: Kind, tokens: int, count: int) -> list[dict[str, Any]]:
+    theirs, ours = (_trainer(who, kind, tokens) for who in ("trl", "ours"))
+    for trainer in (theirs, ours):
+        _step(trainer)
+    pairs = []
+    for number in range(count):
+        order = (theirs, ours) if number % 2 else (ours, theirs)  # neither is always the second
+        seconds = {trainer: _step(trainer) for trainer in order}
+        pairs.append((seconds[theirs], seconds[ours]))
+    times = np.array(pairs)
+    ratio, interval = _median(times[:, 1] / times[:, 0])
+    batch = ours.data_collator.collator(_examples(ours))
+    masking = [_seconds(lambda: ours.data_collator.segments(batch["labels"])) for _ in range(count)]
+    share, shares = _median(np.array(masking) / np.median(times[:, 1]))
+    what = f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}"
+    detail = f"{what}; {len(pairs)} pairs; TRL's step {np.median(times[:, 0]):.3f} s"
+    return [
+        {"name": "scale_step_time_ratio", "value": ratio, "unit": "ratio", "detail": f"{detail}; 95% {interval}"},
+        {"name": "segment_share_of_step", "value": share, "unit": "share", "detail": f"{what}; 95% {shares}"},
+    ]
+
+
+def _median(values: np.ndarray[Any, Any]) -> tuple[float, str]:
+    interval = stats.bootstrap((values,), np.median, rng=0).confidence_interval
+    return round(float(np.median(values)), 5), f"{interval.low:.5f}-{interval.high:.5f}"
+
+
+def _seconds(function: Any) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _step(trainer: Any) -> float:
+    def step() -> None:
+        batch = trainer.data_collator(_examples(trainer))
+        items = trainer._get_num_items_in_batch([batch], trainer.args.device)
+        trainer.training_step(trainer.model, batch, items)
+        trainer.model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return _seconds(step)
+
+
+def _examples(trainer: Any) -> list[dict[str, Any]]:
+    return [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
+
+
+def _trainer(who: str, kind: Kind, tokens: int) -> Any:
+    on_cpu = not torch.cuda.is_available()
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = _model(kind)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        chat = Chat(folder)
+    settings = SFTConfig(
+        output_dir=tempfile.gettempdir(),
+        report_to="none",
+        max_length=None,
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        gradient_checkpointing=False,
+        max_steps=1,
+    )
+    arguments = {"model": model, "args": settings, "train_dataset": _rows(kind, chat, tokens)}
+    if who == "trl":
+        trainer = SFTTrainer(**arguments, processing_class=chat.processor)
+    else:
+        trainer = SegmentTrainer(**arguments, processing_class=chat.processor, loss=SCALE)
+    trainer.state.max_steps = 1
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def _model(kind: Kind) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model, processor = FAMILIES[FAMILY[kind]]()
+    text = model.config.get_text_config()
+    text.vocab_size, text.hidden_size, text.intermediate_size = VOCABULARY, WIDTH, 3 * WIDTH
+    text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads = LAYERS, WIDTH // 32, WIDTH // 32
+    text.layer_types, text.max_position_embeddings = ["full_attention"] * LAYERS, 16_384
+    if kind == "vlm":
+        model.config.vision_config.out_hidden_size = WIDTH
+    return type(model)(model.config), processor
+
+
+def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
+    """Two rows with about `tokens` tokens each, or one when they are long; the answer takes about ten."""
+    sentence = "I see 3 and 4; together they are 7. Is that so? Yes! "
+    think = sentence * (tokens // chat.tokens(sentence))
+    rows = 2 if tokens < 4000 else 1
+    table = {
+        "prompt": [prompt("What is 3 plus 4?")] * rows,
+        "completion": [[{"role": "assistant", "content": render(think, "7")}]] * rows,
+    }
+    return Dataset.from_dict({**table, "images": [[Image.new("RGB", (112, 112))]] * rows} if kind == "vlm" else table)
+
+
+def _memory(kind: Kind, tokens: int) -> dict[str, Any]:
+    peaks: dict[str, list[int]] = {"trl": [], "ours": []}
+    for _ in range(3):
+        for who, found in peaks.items():
+            command = [sys.executable, __file__, "--memory", who, kind, str(tokens)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(int(done.stdout.split()[-1]))
+    trl, ours = (min(found) for found in peaks.values())
+    detail = (
+        f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}; least of 3 runs: {trl >> 20} MiB, {ours >> 20}"
+    )
+    return {"name": "scale_peak_memory_ratio", "value": round(ours / trl, 5), "unit": "ratio", "detail": detail}
+
+
+def _peak(who: str, kind: Kind, tokens: int) -> int:
+    """Bytes that one step adds to what the loaded model takes."""
+    trainer = _trainer(who, kind, tokens)
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        _step(trainer)
+        return torch.cuda.max_memory_allocated() - before
+    before = _status("VmRSS")
+    _step(trainer)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """This process's memory as the kernel sees it; `getrusage` would report the parent's peak, had it forked later."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", nargs=3, metavar=("WHO", "KIND", "TOKENS"))
+    who, kind, tokens = parser.parse_args().memory
+    print(_peak(who, kind, int(tokens)))
