@@ -74,6 +74,21 @@ def _arguments(folder: Path) -> dict[str, Any]:
     }
 
 
+def _sft_trainer(chat: Chat, rows: Data, folder: Path) -> SegmentTrainer:
+    return SegmentTrainer(
+        model=chat.checkpoint,
+        args=sft.SFTConfig(**_arguments(folder), max_length=None),
+        train_dataset=sft_rows(rows, chat),
+        processing_class=chat.processor,
+        loss="token_mean",
+    )
+
+
+def _batch(trainer: SegmentTrainer, rows: int) -> dict[str, torch.Tensor]:
+    batch: dict[str, torch.Tensor] = trainer.data_collator([trainer.train_dataset[index] for index in range(rows)])
+    return batch
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_in_both_stages_and_loads_again(
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
@@ -134,14 +149,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
 ) -> None:
     """TRL alone trains LLaVA-NeXT without the beginning-of-sequence token that its rollouts have."""
     chat, source = Chat(str(small(family))), data(family)
-    trained = SegmentTrainer(
-        model=str(small(family)),
-        args=sft.SFTConfig(**_arguments(tmp_path), max_length=None),
-        train_dataset=sft_rows(source, chat),
-        processing_class=chat.processor,
-        loss="token_mean",
-    )
-    batch = trained.data_collator([trained.train_dataset[index] for index in range(2)])
+    batch = _batch(_sft_trainer(chat, source, tmp_path), 2)
     rollouts = RolloutTrainer(
         model=str(small(family)),
         chat=chat,
@@ -168,14 +176,7 @@ def test_token_masks_agree_with_the_text_parser(
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
 ) -> None:
     chat = Chat(str(small(family)))
-    trainer = SegmentTrainer(
-        model=str(small(family)),
-        args=sft.SFTConfig(**_arguments(tmp_path), max_length=None),
-        train_dataset=sft_rows(data(family, "mixed"), chat),
-        processing_class=chat.processor,
-        loss="token_mean",
-    )
-    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(len(ROWS))])
+    batch = _batch(_sft_trainer(chat, data(family, "mixed"), tmp_path), len(ROWS))
     assert torch.equal(batch["segments"] != 0, batch["labels"] != -100)
     for ids, segments, row in zip(batch["input_ids"], batch["segments"], ROWS, strict=True):
         think, answer = (_text(chat, ids[segments == segment].tolist()) for segment in (THINK, ANSWER))
@@ -196,14 +197,7 @@ def test_a_prompt_has_as_many_tokens_as_the_check_counts(
 ) -> None:
     """At the limit nothing is left out; one token less, and the longest row is named."""
     chat, source = Chat(str(small(family))), data(family, "mixed")
-    trainer = SegmentTrainer(
-        model=str(small(family)),
-        args=sft.SFTConfig(**_arguments(tmp_path), max_length=None),
-        train_dataset=sft_rows(source, chat),
-        processing_class=chat.processor,
-        loss="token_mean",
-    )
-    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(len(ROWS))])
+    batch = _batch(_sft_trainer(chat, source, tmp_path), len(ROWS))
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     longest = lengths.index(max(lengths))
     assert len(sft_rows(source, chat, max(lengths))) == len(ROWS)
