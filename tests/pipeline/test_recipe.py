@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import recipe as module
 from pipeline.recipe import RecipeError, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,10 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
         ("learning_rate: 1e-5", "learning_rate: fast", 11, "bad_value: sft.trainer.learning_rate"),
         ("max_steps: 3", "max_steps: 3.5", 12, "bad_value: sft.trainer.max_steps"),
         ("max_steps: 3", "packing: true", 12, "reserved_key: sft.trainer.packing: segments need one sequence a row"),
+        ("max_steps: 3", "loss_type: dft", 12, "reserved_key: sft.trainer.loss_type: the loss is a mean over"),
+        ("rows.jsonl}", "rows.jsonl, bad_rows: skip}", 4, "data.cold.bad_rows: Input should be 'stop' or 'drop'"),
+        ("max_steps: 3", "eval_strategy: epoch", 6, "eval_data and trainer.eval_strategy (steps or epoch) need each"),
+        ("rewards: [acc", "lora: {r: 4, alpha: 8, load_in_4bit: true}\n    rewards: [acc", 16, "is for sft stages"),
         ("max_steps: 3", "max_steps: 3\n      max_steps: 4", 13, 'duplicate_key: duplicate key "max_steps"'),
         ("[accuracy,", "[acuracy,", 16, "unknown reward 'acuracy'. Known: accuracy, format"),
         ("num_generations: 8", "num_generations: 7", 17, "8 completions, which num_generations 7 does not divide"),
@@ -84,9 +89,22 @@ def test_a_mistake_is_named_with_its_line(path: Path, old: str, new: str, line: 
     assert message in problem
 
 
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
+    path.write_text(GOOD.replace("    trainer:\n", "    lora: {r: 4, alpha: 8, load_in_4bit: true}\n    trainer:\n"))
+    [problem] = _problems(path)
+    assert problem.startswith(f"ERROR {path}:10 ")
+    assert "pip install 'balanced-thinking[qlora]'" in problem
+
+
 def test_data_that_is_not_in_the_recipe_is_named(path: Path) -> None:
     path.write_text(GOOD.replace("data: cold", "data: colt", 1))
     assert _problems(path) == [f"ERROR {path}:8 id=- unknown_data: sft.data: no data 'colt'. Did you mean 'cold'?"]
+    path.write_text(GOOD)
+    [problem] = _problems(path, "sft.eval_data=colt", "sft.trainer.eval_strategy=epoch")
+    assert "unknown_data: sft.eval_data: no data 'colt'. Did you mean 'cold'?" in problem
 
 
 def test_all_mistakes_come_at_once(path: Path) -> None:
