@@ -8,6 +8,7 @@ own. Models are small and real (tests/families.py) with a vocabulary of 32,768; 
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ SCALE = SegmentLoss(think_weight=ThinkWeight(start=0.9, end=0.1))
 
 def results() -> list[dict[str, Any]]:
     found = []
-    for kind, tokens, pairs in (("text", 1024, 20), ("vlm", 1024, 20), ("text", 8192, 6)):
+    for kind, tokens, pairs in (("text", 1024, 60), ("vlm", 1024, 60), ("text", 8192, 12)):
         found += _times(kind, tokens, pairs)
     found += [_memory(kind, tokens) for kind, tokens in (("text", 1024), ("text", 8192), ("vlm", 8192))]
     return found
@@ -138,23 +139,23 @@ def _model(kind: Kind) -> tuple[Any, Any]:
 
 
 def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
-    """Two rows with about `tokens` tokens each, or one when they are long; the answer takes about ten."""
+    """One row with about `tokens` tokens, of which the answer takes about ten."""
     sentence = "I see 3 and 4; together they are 7. Is that so? Yes! "
     think = sentence * (tokens // chat.tokens(sentence))
-    rows = 2 if tokens < 4000 else 1
     table = {
-        "prompt": [prompt("What is 3 plus 4?")] * rows,
-        "completion": [[{"role": "assistant", "content": render(think, "7")}]] * rows,
+        "prompt": [prompt("What is 3 plus 4?")],
+        "completion": [[{"role": "assistant", "content": render(think, "7")}]],
     }
-    return Dataset.from_dict({**table, "images": [[Image.new("RGB", (112, 112))]] * rows} if kind == "vlm" else table)
+    return Dataset.from_dict({**table, "images": [[Image.new("RGB", (112, 112))]]} if kind == "vlm" else table)
 
 
 def _memory(kind: Kind, tokens: int) -> dict[str, Any]:
     peaks: dict[str, list[int]] = {"trl": [], "ours": []}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     for _ in range(3):
         for who, found in peaks.items():
             command = [sys.executable, __file__, "--memory", who, kind, str(tokens)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             found.append(int(done.stdout.split()[-1]))
     trl, ours = (min(found) for found in peaks.values())
     detail = (
