@@ -1,15 +1,10 @@
 """What the segment loss costs: SegmentTrainer against TRL's unmodified SFTTrainer, on the same batches, in one run.
 
 A step is collation, forward and backward; the optimizer, the same in both, is left out, which makes the ratio stricter.
-Time is measured in pairs that alternate in one process; memory is what one step adds at its peak, in processes of their
-own. Models are small and real (tests/families.py) with a vocabulary of 32,768; on a GPU they are larger, in bfloat16.
-
-`sft.py --memory {trl,ours} {text,vlm} TOKENS` is one such process: it prints bytes.
+Time is measured in pairs that alternate, memory as the most that a step's tensors take at once. Models are small and
+real (tests/families.py) with a vocabulary of 32,768; on a GPU they are larger, in bfloat16.
 """
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from PIL import Image
 from scipy import stats
-from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -150,47 +144,26 @@ def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
 
 
 def _memory(kind: Kind, tokens: int) -> dict[str, Any]:
-    peaks: dict[str, list[int]] = {"trl": [], "ours": []}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    for _ in range(3):
-        for who, found in peaks.items():
-            command = [sys.executable, __file__, "--memory", who, kind, str(tokens)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            found.append(int(done.stdout.split()[-1]))
-    trl, ours = (min(found) for found in peaks.values())
-    detail = (
-        f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}; least of 3 runs: {trl >> 20} MiB, {ours >> 20}"
-    )
+    trl, ours = (_peak(_trainer(who, kind, tokens)) for who in ("trl", "ours"))
+    what = f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}"
+    detail = f"{what}; TRL {trl:,} bytes, ours {ours:,}"
     return {"name": "scale_peak_memory_ratio", "value": round(ours / trl, 5), "unit": "ratio", "detail": detail}
 
 
-def _peak(who: str, kind: Kind, tokens: int) -> int:
-    """Bytes that one step adds to what the loaded model takes."""
-    trainer = _trainer(who, kind, tokens)
+def _peak(trainer: Any) -> int:
+    """Bytes of tensors that a second step holds at its peak beyond what it began with, counted, not sampled."""
+    _step(trainer)
     if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         _step(trainer)
         return torch.cuda.max_memory_allocated() - before
-    before = _status("VmRSS")
-    _step(trainer)
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    """This process's memory as the kernel sees it; `getrusage` would report the parent's peak, had it forked later."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        _step(trainer)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return int(np.cumsum([event.nbytes() for event in events]).max())
 
 
 def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-
-
-if __name__ == "__main__":
-    logging.set_verbosity_error()
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--memory", nargs=3, metavar=("WHO", "KIND", "TOKENS"))
-    who, kind, tokens = parser.parse_args().memory
-    print(_peak(who, kind, int(tokens)))
