@@ -5,7 +5,6 @@ Training, rollouts and evaluation all render prompts and read responses here, so
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from transformers import (
@@ -13,18 +12,12 @@ from transformers import (
     AutoProcessor,
     GenerationConfig,
     PretrainedConfig,
-    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from eval.rows import prompt
 from rewards.response import TAGS, Response, answer_start, parse, render
-
-
-def raw_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Token ids as the text that the grammar reads: special tokens kept, no blank removed."""
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 class Chat:
@@ -54,7 +47,7 @@ class Chat:
         self.opening = TAGS[0] if self.prompt_text("?").rstrip().endswith(TAGS[0]) else ""
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         self.controls = re.compile("|".join(re.escape(token) for token in special if token not in TAGS) or "(?!)")
-        self.ends = _end_tokens(checkpoint, revision, self.config) | {self.tokenizer.eos_token_id}
+        self.ends = (_end_tokens(checkpoint, revision, self.config) | {self.tokenizer.eos_token_id}) - {None}
         self.checkpoint = checkpoint
 
     def conversation(self, question: str, images: Sequence[Any] = ()) -> list[dict[str, Any]]:
@@ -78,13 +71,14 @@ class Chat:
         match = self.controls.search(text)
         return match.group() if match else None
 
-    def tokens(self, text: str) -> int:
-        """The length of rendered `text` in tokens."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def ids(self, text: str) -> list[int]:
+        """The tokens of rendered `text`."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def response(self, ids: Sequence[int]) -> str:
         """The text of generated `ids` up to their end-of-turn token, with the `<think>` that the template opened."""
-        return self.opening + raw_text(self.tokenizer, ids[: self.length(ids)])
+        return self.opening + self._raw_text(ids[: self.length(ids)])
 
     def length(self, ids: Sequence[int]) -> int:
         """Tokens before the first end-of-turn token; all of them when there is none."""
@@ -92,11 +86,10 @@ class Chat:
 
     def answer_start(self, ids: Sequence[int]) -> int:
         """Where the answer segment of a response begins (`rewards.response.answer_start`)."""
-        return answer_start(ids, partial(raw_text, self.tokenizer), opened=bool(self.opening))
+        return answer_start(ids, self._raw_text, opened=bool(self.opening))
 
-    def reads_back(self, completion: str, think: str, answer: str) -> bool:
-        """Whether a rendered `completion`, tokenized and read as a response, is still this think trace and answer."""
-        ids = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+    def reads_back(self, ids: Sequence[int], think: str, answer: str) -> bool:
+        """Whether `ids`, read as a response, are still this think trace and answer."""
         return parse(self.response(ids)) == Response(think.strip(), answer.strip())
 
     def check_template(self) -> None:
@@ -108,9 +101,8 @@ class Chat:
             ValueError: it does not; training on this template would teach something else than the rows.
         """
         rendered_prompt, completion = self.training_texts("What is 1 plus 1?", "One and one.", "2")
-        ids = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        problem = None
-        if not self.reads_back(completion, "One and one.", "2"):
+        ids, problem = self.ids(completion), None
+        if not self.reads_back(ids, "One and one.", "2"):
             problem = f"it turns {render('One and one.', '2')!r} into {completion!r}"
         elif self.length(ids) == len(ids):
             ends = [self.tokenizer.decode([token]) for token in sorted(self.ends)]
@@ -119,6 +111,10 @@ class Chat:
             problem = "a prompt is rendered differently with and without its response"
         if problem:
             raise ValueError(f"model {self.checkpoint!r}: its chat template does not fit: {problem}")
+
+    def _raw_text(self, ids: Sequence[int]) -> str:
+        """Token ids as the text that the grammar reads: special tokens kept, no blank removed."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _parts(self, messages: list[dict[str, str]], images: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Messages for a processor have their content in parts; for a tokenizer they are plain."""

@@ -1,9 +1,10 @@
 """Canonical rows as what TRL's trainers take, and the rows that would be trained wrongly: refused, or left out."""
 
 import io
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,35 +96,36 @@ def _usable(rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Fo
         remove_columns=read_only,
         desc="checking rows",
     )
-    codes = found["code"][:]
-    bad = [index for index, code in enumerate(codes) if code]
+    columns = zip(rows["id"][:], found["code"][:], found["problem"][:], strict=True)
+    bad = {
+        index: Problem(f"{data.path}:{index + 1}", code, problem, row_id)
+        for index, (row_id, code, problem) in enumerate(columns)
+        if code
+    }
     if not bad:
         return rows
-    counts = Counter(codes[index] for index in bad)
+    counts = ", ".join(f"{code} {n}" for code, n in Counter(problem.code for problem in bad.values()).most_common())
     if data.bad_rows == "stop":
-        raise RecipeError(_problems(data.path, bad, codes, found["problem"][:], rows["id"][:], counts))
-    _tell(f"{data.path}: left out {len(bad)} of {len(rows)} rows ({_listed(counts)})")
+        advice = f"{len(bad)} rows cannot be used ({counts}); mend them, or leave them out with `bad_rows: drop`"
+        raise RecipeError([*_first_of_each_kind(bad.values()), Problem(data.path, "bad_rows", advice)])
+    _tell(f"{data.path}: left out {len(bad)} of {len(rows)} rows ({counts})")
     if len(bad) == len(rows):
-        raise ValueError(f"{data.path}: no usable row is left ({_listed(counts)})")
-    return rows.select([index for index, code in enumerate(codes) if not code])
+        raise ValueError(f"{data.path}: no usable row is left ({counts})")
+    return rows.select([index for index in range(len(rows)) if index not in bad])
 
 
-def _problems(
-    path: str, bad: list[int], codes: list[str], problems: list[str], ids: list[str], counts: Counter[str]
-) -> list[Problem]:
-    named = [index for code in counts for index in [i for i in bad if codes[i] == code][:SHOWN]]
-    found = [Problem(f"{path}:{i + 1}", codes[i], problems[i], ids[i]) for i in sorted(named)]
-    advice = f"{len(bad)} rows cannot be used ({_listed(counts)}); mend them, or leave them out with `bad_rows: drop`"
-    return [*found, Problem(path, "bad_rows", advice)]
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{code} {count}" for code, count in counts.most_common())
+def _first_of_each_kind(problems: Iterable[Problem]) -> Iterator[Problem]:
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        seen[problem.code] += 1
+        if seen[problem.code] <= SHOWN:
+            yield problem
 
 
 @cache  # once a process: a stage reads its rows after they were checked
 def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 def _prompt_problem(chat: "Chat", row: Row) -> Found:
@@ -141,11 +143,12 @@ def _sft_problem(chat: "Chat", max_length: int | None, row: Row) -> Found:
         return "special_token", f"the response has {token!r}, which the tokenizer reads as a control token"
     images = row.get("images") or []
     prompt_text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
-    if not chat.reads_back(completion, row["think"], row["answer"]):
+    ids = chat.ids(completion)
+    if not chat.reads_back(ids, row["think"], row["answer"]):
         return "malformed", f"the grammar does not read it back; trained would be {completion!r:.200}"
     if max_length is None:
         return None
-    length = chat.tokens(completion) + _prompt_tokens(chat, prompt_text, images, max_length - chat.tokens(completion))
+    length = len(ids) + _prompt_tokens(chat, prompt_text, images, max_length - len(ids))
     if length > max_length:
         return "too_long", f"{length} tokens; max_length {max_length} would cut the answer off"
     return None
@@ -157,11 +160,11 @@ def _prompt_tokens(chat: "Chat", text: str, images: list[Any], room: int) -> int
     The bound needs the sizes of the images only, which their headers tell.
     """
     if not images:
-        return chat.tokens(text)
+        return len(chat.ids(text))
     if hasattr(chat.processor, "_get_num_multimodal_tokens"):
         sizes = [_size(image) for image in images]
         expanded = chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
-        bound = chat.tokens(text) + sum(expanded) + SLACK * len(images)
+        bound = len(chat.ids(text)) + sum(expanded) + SLACK * len(images)
         if bound <= room:
             return int(bound)
     from datasets import Image

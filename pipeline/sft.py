@@ -1,21 +1,18 @@
 """Stage kind `sft`: TRL's SFTTrainer with a weight for each token, from rows to a saved model."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from eval.chat import Chat, raw_text
+from eval.chat import Chat
 from pipeline.data import sft_rows
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.progress import show_progress
 from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage, mistakes
-from rewards.response import answer_start
 
 
 def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:
@@ -35,10 +32,9 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
         args=args,
         train_dataset=rows,
         eval_dataset=held_out,
-        processing_class=chat.processor,
+        chat=chat,
         **adapter_settings(stage.lora, recipe.model.dtype),
         loss=stage.loss,
-        opened=bool(chat.opening),
     )
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train()
@@ -62,10 +58,10 @@ class SegmentTrainer(SFTTrainer):
 
     data_collator: Any
 
-    def __init__(self, *args: Any, loss: Loss, opened: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, chat: Chat, loss: Loss, **kwargs: Any) -> None:
+        super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.loss = loss
-        self.data_collator = SegmentCollator(self.data_collator, self._tokenizer, opened)
+        self.data_collator = SegmentCollator(self.data_collator, chat)
         # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, dict[str, torch.Tensor]] = {"": {}, "eval_": {}}  # since the last log, on this rank
@@ -154,10 +150,8 @@ class SegmentCollator:
     disagree with what is trained. Each contiguous run of trained tokens is one response.
     """
 
-    def __init__(
-        self, collator: Callable[[list[Any]], dict[str, Any]], tokenizer: PreTrainedTokenizerBase, opened: bool = False
-    ) -> None:
-        self.collator, self.tokenizer, self.opened = collator, tokenizer, opened
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], chat: Chat) -> None:
+        self.collator, self.chat = collator, chat
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
         batch = self.collator(examples)
@@ -165,10 +159,10 @@ class SegmentCollator:
 
     def segments(self, labels_BT: torch.Tensor) -> torch.Tensor:
         """The segment id of each token: THINK or ANSWER where `labels_BT` is trained, 0 where it is -100."""
-        decode, segments_BT = partial(raw_text, self.tokenizer), torch.zeros_like(labels_BT)
+        segments_BT = torch.zeros_like(labels_BT)
         for labels_T, segments_T in zip(labels_BT, segments_BT, strict=True):
             for begin, end in _runs(labels_T != -100):
-                split = begin + answer_start(labels_T[begin:end].tolist(), decode, self.opened)
+                split = begin + self.chat.answer_start(labels_T[begin:end].tolist())
                 segments_T[begin:split], segments_T[split:end] = THINK, ANSWER
         return segments_BT
 

@@ -83,7 +83,7 @@ def trainer(
         args=SFTConfig(**arguments),
         train_dataset=dataset(range(rows), chat.is_vlm),
         eval_dataset=dataset(range(eval_rows), chat.is_vlm) if eval_rows else None,
-        processing_class=chat.processor,
+        chat=chat,
         loss=loss,
     )
 

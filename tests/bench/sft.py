@@ -58,7 +58,7 @@ def _times(kind: Kind, tokens: int, count: int) -> list[dict[str, Any]]:
     batch = ours.data_collator.collator(_examples(ours))
     masking = [_seconds(lambda: ours.data_collator.segments(batch["labels"])) for _ in range(count)]
     share, shares = _median(np.array(masking) / np.median(times[:, 1]))
-    what = f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}"
+    what = _setting(kind, tokens)
     detail = f"{what}; {len(pairs)} pairs; TRL's step {np.median(times[:, 0]):.3f} s"
     return [
         {"name": "scale_step_time_ratio", "value": ratio, "unit": "ratio", "detail": f"{detail}; 95% {interval}"},
@@ -113,7 +113,7 @@ def _trainer(who: str, kind: Kind, tokens: int) -> Any:
     if who == "trl":
         trainer = SFTTrainer(**arguments, processing_class=chat.processor)
     else:
-        trainer = SegmentTrainer(**arguments, processing_class=chat.processor, loss=SCALE)
+        trainer = SegmentTrainer(**arguments, chat=chat, loss=SCALE)
     trainer.state.max_steps = 1
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
@@ -135,7 +135,7 @@ def _model(kind: Kind) -> tuple[Any, Any]:
 def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
     """One row with about `tokens` tokens, of which the answer takes about ten."""
     sentence = "I see 3 and 4; together they are 7. Is that so? Yes! "
-    think = sentence * (tokens // chat.tokens(sentence))
+    think = sentence * (tokens // len(chat.ids(sentence)))
     table = {
         "prompt": [prompt("What is 3 plus 4?")],
         "completion": [[{"role": "assistant", "content": render(think, "7")}]],
@@ -145,8 +145,7 @@ def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
 
 def _memory(kind: Kind, tokens: int) -> dict[str, Any]:
     trl, ours = (_peak(_trainer(who, kind, tokens)) for who in ("trl", "ours"))
-    what = f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {_device()}"
-    detail = f"{what}; TRL {trl:,} bytes, ours {ours:,}"
+    detail = f"{_setting(kind, tokens)}; TRL {trl:,} bytes, ours {ours:,}"
     return {"name": "scale_peak_memory_ratio", "value": round(ours / trl, 5), "unit": "ratio", "detail": detail}
 
 
@@ -165,5 +164,7 @@ def _peak(trainer: Any) -> int:
     return int(np.cumsum([event.nbytes() for event in events]).max())
 
 
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+def _setting(kind: Kind, tokens: int) -> str:
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    return f"{kind}, {tokens} tokens, vocabulary {VOCABULARY}, {device}"

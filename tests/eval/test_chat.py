@@ -84,16 +84,15 @@ def test_a_model_without_a_template_or_without_a_folder_is_named(
         Chat(str(tmp_path / "missing"))
 
 
-def _trainers(folder: Path, rows: Data, out: Path, **rewards: Any) -> tuple[SegmentTrainer, RolloutTrainer]:
+def _trainers(folder: Path, rows: Data, out: Path) -> tuple[SegmentTrainer, RolloutTrainer]:
     chat = Chat(str(folder))
     common = {"output_dir": str(out), "report_to": "none", "bf16": False, "use_cpu": True, "save_strategy": "no"}
     sft = SegmentTrainer(
         model=str(folder),
         args=SFTConfig(**common, max_length=None, per_device_train_batch_size=2),
         train_dataset=sft_rows(rows, chat),
-        processing_class=chat.processor,
+        chat=chat,
         loss="token_mean",
-        opened=bool(chat.opening),
     )
     grpo = RolloutTrainer(
         model=str(folder),
@@ -150,9 +149,7 @@ def chats(small: Callable[[str], Path]) -> list[Chat]:
     return [Chat(str(small(family))) for family in ("qwen3", "gemma3")]
 
 
-WORDS = st.sampled_from(
-    ["<think>", "</think>", "<answer>", "</answer>", "><", "</", "think>", " ", "7", "é", "数", "🙂"]
-)
+WORDS = st.sampled_from([*TAGS, "><", "</", "think>", " ", "7", "é", "数", "🙂"])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from families import FAMILIES, VLMS
 from PIL import Image as PILImage
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from steps import load
 from trl import GRPOConfig
 
 from eval.chat import Chat
@@ -79,7 +79,7 @@ def _sft_trainer(chat: Chat, rows: Data, folder: Path) -> SegmentTrainer:
         model=chat.checkpoint,
         args=sft.SFTConfig(**_arguments(folder), max_length=None),
         train_dataset=sft_rows(rows, chat),
-        processing_class=chat.processor,
+        chat=chat,
         loss="token_mean",
     )
 
@@ -139,8 +139,7 @@ def test_a_family_learns_in_both_stages_and_loads_again(
 
 
 def _weights(folder: str) -> dict[str, torch.Tensor]:
-    auto = AutoModelForImageTextToText if Path(folder, "processor_config.json").exists() else AutoModelForCausalLM
-    return dict(auto.from_pretrained(folder, dtype=torch.float32).named_parameters())
+    return dict(load(folder, torch.float32).named_parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

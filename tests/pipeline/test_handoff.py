@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from steps import load
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from eval.chat import Chat
 from pipeline import grpo, sft
@@ -39,23 +39,27 @@ GRPO = {
 }
 
 
-def _recipe(assets: Path, *stages: dict[str, Any]) -> Recipe:
+def _recipe(model: Path, sft_data: Path, rl_data: Path, *stages: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "small",
-            "model": {"path": str(assets / "model"), "dtype": "float32"},
-            "data": {name: {"path": str(assets / f"{name}.parquet")} for name in ("sft", "rl")},
+            "model": {"path": str(model), "dtype": "float32"},
+            "data": {"sft": {"path": str(sft_data)}, "rl": {"path": str(rl_data)}},
             "stages": list(stages),
         }
     )
 
 
+def _demo_recipe(assets: Path, *stages: dict[str, Any]) -> Recipe:
+    return _recipe(assets / "model", assets / "sft.parquet", assets / "rl.parquet", *stages)
+
+
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).named_parameters())
+    return dict(load(str(folder), torch.float32).named_parameters())
 
 
 def test_an_adapter_is_merged_into_a_full_checkpoint(assets: Path, tmp_path: Path) -> None:
-    recipe = _recipe(assets, {**SFT, "lora": {"r": 4, "alpha": 8, "target_modules": "all-linear"}})
+    recipe = _demo_recipe(assets, {**SFT, "lora": {"r": 4, "alpha": 8, "target_modules": "all-linear"}})
     finished = sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path, "sft")
     assert (finished.steps, finished.rollouts) == (1, None)
     assert not list(tmp_path.rglob("adapter_*"))
@@ -69,7 +73,7 @@ def test_an_adapter_is_merged_into_a_full_checkpoint(assets: Path, tmp_path: Pat
 
 
 def test_rollouts_by_transformers_start_from_the_last_folder(assets: Path, tmp_path: Path) -> None:
-    recipe = _recipe(assets, SFT, GRPO)
+    recipe = _demo_recipe(assets, SFT, GRPO)
     sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path / "sft", "sft")
     finished = grpo.run(recipe, recipe.stages[1], str(tmp_path / "sft" / "model"), tmp_path / "grpo", "grpo")
     assert (finished.steps, finished.rollouts) == (1, "transformers")
@@ -100,32 +104,19 @@ def sums(tmp_path: Path) -> Path:
     return path
 
 
-def _text_recipe(model: Path, data: Path, *stages: dict[str, Any]) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "text",
-            "model": {"path": str(model), "dtype": "float32"},
-            "data": {name: {"path": str(data)} for name in ("sft", "rl")},
-            "stages": list(stages),
-        }
-    )
-
-
 def test_a_4bit_base_is_merged_whole_and_in_the_recipes_dtype(
     small: Callable[[str], Path], sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what the adapter added may differ from the base, not the rounding to four bits it was trained on."""
     lora = {"r": 4, "alpha": 8, "load_in_4bit": True}
-    recipe = _text_recipe(small("llama"), sums, {**SFT, "lora": lora})
+    recipe = _recipe(small("llama"), sums, sums, {**SFT, "lora": lora})
     trainers: list[Any] = []
     train = sft.SegmentTrainer.train
     monkeypatch.setattr(sft.SegmentTrainer, "train", lambda self: (trainers.append(self), train(self)))
     sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path, "sft")
     [trainer] = trainers
     assert trainer.model.get_base_model().is_loaded_in_4bit
-    before, after = (
-        dict(load(str(path), torch.float32).named_parameters()) for path in (small("llama"), tmp_path / "model")
-    )
+    before, after = _weights(small("llama")), _weights(tmp_path / "model")
     with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
     name = "model.layers.0.self_attn.q_proj"
@@ -155,7 +146,7 @@ def test_the_kl_reference_is_the_model_that_the_stage_started_from(
     rl = {**GRPO["trainer"], "max_steps": 3, "beta": 0.1, "learning_rate": 5e-2}
     reward = [{"use": f"{tmp_path / 'mine.py'}:length"}]
     stages = ({**SFT, "lora": {"r": 4, "alpha": 8}}, {**GRPO, "rewards": reward, "lora": lora, "trainer": rl})
-    recipe = _text_recipe(small("llama"), sums, *stages)
+    recipe = _recipe(small("llama"), sums, sums, *stages)
     sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path / "sft", "sft")
     merged = tmp_path / "sft" / "model"
     seen: list[dict[str, torch.Tensor]] = []

@@ -1,7 +1,7 @@
 """Every way of cutting a batch gives the same optimizer steps, and they are the ones of the definition.
 
-Weights are compared after several steps with a plain loop in float64 (tests/steps.py). LLaVA-NeXT, Qwen2.5-VL and
-Gemma-3 decline loss arguments, so that stock SFT would average micro-batch means for two of them.
+Weights are compared after several steps with a plain loop in float64 (tests/steps.py). Qwen2.5-VL and Gemma-3 decline
+loss arguments, so that stock SFT would average micro-batch means.
 """
 
 import copy
@@ -25,7 +25,7 @@ from pipeline.recipe import Loss, SegmentLoss, ThinkWeight
 FAMILIES = ["qwen2_5_vl", "llama"]
 FOURS = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]  # two epochs of eight rows
 SHORT = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2  # two epochs of ten rows, the last window short
-FIVES = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2  # windows of micro-batches of two, two and one
+FIVES = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2  # two epochs of ten rows, two steps each
 LIMIT = 1e-6
 
 
