@@ -27,6 +27,15 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def contrast(tmp_path: Path) -> str:
+    """A reward, as a recipe names it, that differs between most completions, so that GRPO has a gradient."""
+    (tmp_path / "contrast.py").write_text(
+        "def contrast(completions, **columns):\n    return [float(len(set(c[0]['content']))) for c in completions]\n"
+    )
+    return f"{tmp_path / 'contrast.py'}:contrast"
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Saves the small model of a family (tests/families.py) the first time it is asked for; returns its folder."""

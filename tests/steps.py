@@ -88,6 +88,27 @@ def trainer(
     )
 
 
+def collated(of: SegmentTrainer, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The batch of these rows as the trainer would see it."""
+    batch: dict[str, torch.Tensor] = of.data_collator([of.train_dataset[index] for index in rows])
+    return batch
+
+
+def log_prob_gradient(of: SegmentTrainer, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Through the real head: the loss's gradient at each position's log-probability, and the segment ids there."""
+    of.state.max_steps, kept, batch = 1, [], collated(of, rows)
+    segments = batch["segments"][:, 1:].clone()
+
+    def model(**inputs: Any) -> Any:
+        outputs = of.model(**inputs)
+        outputs.log_probs.retain_grad()
+        kept.append(outputs.log_probs)
+        return outputs
+
+    of.compute_loss(model, batch, num_items_in_batch=torch.tensor(len(rows))).backward()
+    return kept[0].grad, segments
+
+
 def load(folder: str, dtype: torch.dtype) -> Any:
     auto = AutoModelForImageTextToText if Chat(folder).is_vlm else AutoModelForCausalLM
     return auto.from_pretrained(folder, dtype=dtype)

@@ -8,6 +8,7 @@ import pytest
 from families import template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from steps import collated
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
@@ -118,7 +119,7 @@ def test_segments_and_rewards_read_the_response_whatever_the_template_and_the_ta
     checkpoint: Callable[..., Path], rows: Data, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     sft, grpo = _trainers(checkpoint(**settings), rows, tmp_path)
-    batch = sft.data_collator([sft.train_dataset[index] for index in range(2)])
+    batch = collated(sft, range(2))
     think, answer = (batch["input_ids"][0][batch["segments"][0] == segment].tolist() for segment in (THINK, ANSWER))
     assert "Two and two." in sft._tokenizer.decode(think)
     assert sft._tokenizer.decode(think).rstrip().endswith("</think>")

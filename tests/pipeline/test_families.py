@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from families import FAMILIES, VLMS
 from PIL import Image as PILImage
-from steps import load
+from steps import collated, load
 from trl import GRPOConfig
 
 from eval.chat import Chat
@@ -84,18 +84,10 @@ def _sft_trainer(chat: Chat, rows: Data, folder: Path) -> SegmentTrainer:
     )
 
 
-def _batch(trainer: SegmentTrainer, rows: int) -> dict[str, torch.Tensor]:
-    batch: dict[str, torch.Tensor] = trainer.data_collator([trainer.train_dataset[index] for index in range(rows)])
-    return batch
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_in_both_stages_and_loads_again(
-    family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
+    family: str, small: Callable[[str], Path], data: Callable[[str], Data], contrast: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def length(completions, **columns):\n    return [float(len(set(c[0]['content']))) for c in completions]\n"
-    )
     common = {"max_steps": 2, "logging_steps": 1, "learning_rate": 1e-2, "gradient_checkpointing": False}
     batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     recipe = Recipe.model_validate(
@@ -115,7 +107,7 @@ def test_a_family_learns_in_both_stages_and_loads_again(
                     "name": "grpo",
                     "kind": "grpo",
                     "data": "rl",
-                    "rewards": [{"use": f"{tmp_path / 'mine.py'}:length"}],
+                    "rewards": [{"use": contrast}],
                     "trainer": {**common, **batch, "num_generations": 4, "max_completion_length": 8, "use_vllm": False},
                 },
             ],
@@ -148,7 +140,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
 ) -> None:
     """TRL alone trains LLaVA-NeXT without the beginning-of-sequence token that its rollouts have."""
     chat, source = Chat(str(small(family))), data(family)
-    batch = _batch(_sft_trainer(chat, source, tmp_path), 2)
+    batch = collated(_sft_trainer(chat, source, tmp_path), range(2))
     rollouts = RolloutTrainer(
         model=str(small(family)),
         chat=chat,
@@ -175,7 +167,7 @@ def test_token_masks_agree_with_the_text_parser(
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
 ) -> None:
     chat = Chat(str(small(family)))
-    batch = _batch(_sft_trainer(chat, data(family, "mixed"), tmp_path), len(ROWS))
+    batch = collated(_sft_trainer(chat, data(family, "mixed"), tmp_path), range(len(ROWS)))
     assert torch.equal(batch["segments"] != 0, batch["labels"] != -100)
     for ids, segments, row in zip(batch["input_ids"], batch["segments"], ROWS, strict=True):
         think, answer = (_text(chat, ids[segments == segment].tolist()) for segment in (THINK, ANSWER))
@@ -196,7 +188,7 @@ def test_a_prompt_has_as_many_tokens_as_the_check_counts(
 ) -> None:
     """At the limit nothing is left out; one token less, and the longest row is named."""
     chat, source = Chat(str(small(family))), data(family, "mixed")
-    batch = _batch(_sft_trainer(chat, source, tmp_path), len(ROWS))
+    batch = collated(_sft_trainer(chat, source, tmp_path), range(len(ROWS)))
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     longest = lengths.index(max(lengths))
     assert len(sft_rows(source, chat, max(lengths))) == len(ROWS)

@@ -135,17 +135,17 @@ def test_a_4bit_base_is_merged_whole_and_in_the_recipes_dtype(
 def test_the_kl_reference_is_the_model_that_the_stage_started_from(
     small: Callable[[str], Path],
     sums: Path,
+    contrast: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     lora: dict[str, int] | None,
 ) -> None:
     """SFT with an adapter, merged; then GRPO with beta > 0, all weights or a fresh adapter."""
-    (tmp_path / "mine.py").write_text(
-        "def length(completions, **columns):\n    return [float(len(set(c[0]['content']))) for c in completions]\n"
-    )
     rl = {**GRPO["trainer"], "max_steps": 3, "beta": 0.1, "learning_rate": 5e-2}
-    reward = [{"use": f"{tmp_path / 'mine.py'}:length"}]
-    stages = ({**SFT, "lora": {"r": 4, "alpha": 8}}, {**GRPO, "rewards": reward, "lora": lora, "trainer": rl})
+    stages = (
+        {**SFT, "lora": {"r": 4, "alpha": 8}},
+        {**GRPO, "rewards": [{"use": contrast}], "lora": lora, "trainer": rl},
+    )
     recipe = _recipe(small("llama"), sums, sums, *stages)
     sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path / "sft", "sft")
     merged = tmp_path / "sft" / "model"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import template
-from steps import END, ROWS, SCALE, dataset, difference, load, trainer
+from steps import END, ROWS, SCALE, collated, dataset, difference, load, log_prob_gradient, trainer
 from trl import SFTConfig, SFTTrainer
 
 from eval.chat import Chat
@@ -54,7 +54,7 @@ def test_each_turn_of_a_conversation_has_both_segments(small: Callable[[str], Pa
         chat=chat,
         loss=SCALE,
     )
-    batch = trained.data_collator([trained.train_dataset[0]])
+    batch = collated(trained, [0])
     assert torch.equal(batch["segments"] != 0, batch["labels"] != -100)
     ids, segments = batch["input_ids"][0], batch["segments"][0]
     think, answer = (chat.tokenizer.decode(ids[segments == segment]).split() for segment in (THINK, ANSWER))
@@ -78,23 +78,13 @@ def test_the_log_has_each_segment_and_the_weight_that_was_used(folder: str, tmp_
 
 def test_doubling_the_think_trace_leaves_the_answers_share_of_the_gradient(folder: str, tmp_path: Path) -> None:
     trained = trainer(folder, Chat(folder), tmp_path, 1, 1)
-    trained.state.max_steps, shares = 1, []
+    shares, lengths = [], []
     for index in (0, 2):  # row 2 is row 0 with a longer trace
-        batch, kept = trained.data_collator([trained.train_dataset[index]]), []
-
-        def model(kept: list[Any] = kept, **inputs: Any) -> Any:
-            outputs = trained.model(**inputs)
-            outputs.log_probs.retain_grad()
-            kept.append(outputs.log_probs)
-            return outputs
-
-        segments = batch["segments"][:, 1:].clone()
-        trained.compute_loss(model, batch, num_items_in_batch=torch.tensor(1)).backward()
-        shares.append(float(kept[0].grad[segments == ANSWER].sum() / kept[0].grad.sum()))
-        lengths = (segments == THINK).sum()
-        shares.append(int(lengths))
-    assert shares[3] > 1.5 * shares[1]
-    assert shares[0] == pytest.approx(shares[2], abs=1e-6)
+        gradient, segments = log_prob_gradient(trained, [index])
+        shares.append(float(gradient[segments == ANSWER].sum() / gradient.sum()))
+        lengths.append(int((segments == THINK).sum()))
+    assert lengths[1] > 1.5 * lengths[0]
+    assert shares[0] == pytest.approx(shares[1], abs=1e-6)
 
 
 def test_evaluation_uses_fixed_weights_and_counts_every_row(folder: str, tmp_path: Path) -> None:
@@ -105,7 +95,7 @@ def test_evaluation_uses_fixed_weights_and_counts_every_row(folder: str, tmp_pat
     for _ in range(2):
         trained.state.max_steps = STEPS
         found = trained.evaluate()
-        batch = trained.data_collator([trained.train_dataset[index] for index in range(ROWS)])
+        batch = collated(trained, range(ROWS))
         terms = {}
         with torch.no_grad():
             logits = trained.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
@@ -148,7 +138,7 @@ def test_the_schedule_goes_on_after_a_resume(folder: str, tmp_path: Path) -> Non
 
 def _loss(trained: SegmentTrainer) -> torch.Tensor:
     trained.state.max_steps = 1
-    batch = trained.data_collator([trained.train_dataset[index] for index in range(2)])
+    batch = collated(trained, range(2))
     loss: torch.Tensor = trained.compute_loss(trained.model, batch, num_items_in_batch=torch.tensor(2))
     return loss
 
@@ -166,7 +156,7 @@ def test_trl_calls_the_fused_head_once_and_reduces_nothing_but_its_log_probabili
         return outputs
 
     trained.state.max_steps = 1
-    batch = trained.data_collator([trained.train_dataset[index] for index in range(2)])
+    batch = collated(trained, range(2))
     loss = trained.compute_loss(recorded, batch, num_items_in_batch=torch.tensor(2))
     message = "TRL no longer calls model(**inputs, fused_lm_head=True) once; see pipeline/sft.py"
     assert [inputs.get("fused_lm_head") for inputs in seen] == [True], message

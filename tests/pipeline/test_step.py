@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from steps import ROWS, SCALE, difference, load, reference, trainer
+from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, reference, trainer
 
 from eval.chat import Chat
 from pipeline.loss import ANSWER, think_weight
@@ -190,18 +190,15 @@ def test_truncated_rows_count_with_what_is_left_of_them(
 ) -> None:
     """The pipeline refuses such rows; the trainer is right about them all the same, an empty answer included."""
     folder = str(small(family))
-    longest = int(_batch(trainer(folder, Chat(folder), tmp_path, 4, 1))["attention_mask"].sum(dim=1).max())
+    longest = int(
+        collated(trainer(folder, Chat(folder), tmp_path, 4, 1), range(ROWS))["attention_mask"].sum(dim=1).max()
+    )
     trained = trainer(folder, Chat(folder), tmp_path, batch, 4 // batch, max_length=longest - 15)
-    answers = (_batch(trained)["segments"] == ANSWER).sum(dim=1)
+    answers = (collated(trained, range(ROWS))["segments"] == ANSWER).sum(dim=1)
     assert answers.min() == 0
     assert answers.max() > 0
     trained.train()
     _check(trained, expected(family, "short", None, longest - 15))
-
-
-def _batch(of: Any) -> dict[str, torch.Tensor]:
-    batch: dict[str, torch.Tensor] = of.data_collator([of.train_dataset[index] for index in range(ROWS)])
-    return batch
 
 
 @pytest.mark.parametrize("batch", [4, 1])
@@ -247,22 +244,10 @@ def test_a_gpu_takes_the_same_steps(
 def test_untrained_tokens_and_a_segment_of_weight_zero_get_no_gradient(
     small: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Through the real head: the gradient of the loss with respect to each position's log-probability."""
     folder = str(small("llama"))
     answer_only = SegmentLoss(think_weight=ThinkWeight(start=0, end=0))
     trained = trainer(folder, Chat(folder), tmp_path, 4, 1, loss=answer_only)
-    trained.state.max_steps, batch, kept = 1, _batch(trained), []
-
-    def model(**inputs: Any) -> Any:
-        outputs = trained.model(**inputs)
-        outputs.log_probs.retain_grad()
-        kept.append(outputs.log_probs)
-        return outputs
-
-    segments = batch["segments"][:, 1:].clone()
-    loss = trained.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(ROWS))
-    loss.backward()
-    gradient = kept[0].grad
+    gradient, segments = log_prob_gradient(trained, range(ROWS))
     assert torch.all(gradient[segments != ANSWER] == 0)
     assert torch.all(gradient[segments == ANSWER] < 0)
     assert float(-gradient.sum()) == pytest.approx(1)
@@ -275,7 +260,7 @@ def test_equal_weights_on_one_segment_is_cross_entropy(small: Callable[[str], Pa
     trained = trainer(folder, Chat(folder), tmp_path, 1, 1, loss=loss)
     trained.state.max_steps = 1
     for index in range(ROWS):
-        batch = trained.data_collator([trained.train_dataset[index]])
+        batch = collated(trained, [index])
         labels = batch["labels"].masked_fill(batch["segments"] != ANSWER, -100)
         logits = trained.model(batch["input_ids"], batch["attention_mask"]).logits
         expected = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:])
