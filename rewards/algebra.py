@@ -1,0 +1,198 @@
+"""Are two expressions equal? math-verify decides, in a process that can be killed, on what a static look lets through.
+
+The checks are our choice. Any expression of a few characters can keep a computer algebra system busy for hours, and a
+big-integer power holds the interpreter's lock, so no thread and no signal can stop it; only a process can be killed.
+"""
+
+import multiprocessing
+import re
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from .quantity import TOLERANCE
+from .value import read, same
+
+if TYPE_CHECKING:
+    from pebble import ProcessFuture, ProcessPool
+
+TIMEOUT_S = 2.0  # one comparison, in the worker
+WORKER_BYTES = 1024**3
+_WORKERS = 2  # a rank's; one goes on while the other is replaced
+
+_TOO_COSTLY = re.compile(
+    r"\d{31}"
+    r"|(?:\^|\*\*)[^-+]*(?:\^|\*\*)"  # a power of a power
+    r"|(?:\^|\*\*)[\s{(]*-?[\d ]{4}"  # a huge exponent
+    r"|\d{4}\s*!|[)\]}!]\s*!"  # the factorial of something large
+    r"|[)\]}]\s*(?:\^|\*\*)[\s{(]*\d\d"  # a bracket multiplied out
+    r"|\\(?:int|iint|oint|sum|prod|lim|det|binom)"
+)
+_UNDEFINED = re.compile(r"\\frac ?\{[^{}]*\} ?\{ ?0+(?:\.0*)? ?\}|\\frac ?(?:\d|\{[^{}]*\}) ?0|/ ?0+(?:\.0*)?(?![\d.])")
+_MAX_DEPTH = 6
+
+
+def is_costly(text: str) -> bool:
+    """Whether `text` might keep algebra busy, by its shape: then it is not tried."""
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    return deepest > _MAX_DEPTH or bool(_TOO_COSTLY.search(text))
+
+
+def is_undefined(text: str) -> bool:
+    """Whether `text` divides by a zero that stands there."""
+    return bool(_UNDEFINED.search(text))
+
+
+# --- this process -----------------------------------------------------------------------------------------------------
+
+_starting = threading.Lock()
+_pool: "ProcessPool | None" = None
+
+
+def compare(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Compare each (reference, answer), both in their `plain` spelling; all at once, in the workers.
+
+    Returns for each `correct`, `wrong`, `answer_unusable` (algebra cannot read the reference), `unparseable` (nor the
+    answer, or the worker died of it) or `timeout`. Callable from any thread.
+    """
+    futures = [_schedule(pair) for pair in pairs]
+    return [_result(future) for future in futures]
+
+
+def _schedule(pair: tuple[str, str]) -> "ProcessFuture[str]":
+    global _pool
+    with _starting:
+        if _pool is None:
+            from pebble import ProcessPool
+
+            context = multiprocessing.get_context("spawn")
+            _pool = ProcessPool(max_workers=_WORKERS, max_tasks=1000, initializer=_prepare_worker, context=context)
+        return _pool.schedule(_compare, args=pair, timeout=TIMEOUT_S)
+
+
+def _result(future: "ProcessFuture[str]") -> str:
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except TimeoutError:
+        return "timeout"
+    except (MemoryError, RecursionError, ProcessExpired):  # the pool starts another
+        return "unparseable"
+
+
+def close() -> None:
+    """End the worker processes, if any were started; the next comparison starts others."""
+    global _pool
+    with _starting:
+        if _pool is not None:
+            _pool.stop()
+            _pool.join()
+            _pool = None
+
+
+# --- the worker -------------------------------------------------------------------------------------------------------
+
+
+class _Unreadable(Exception):
+    """Algebra cannot read one side: `answer_unusable` for the reference, `unparseable` for the answer."""
+
+
+def _prepare_worker() -> None:
+    import logging
+    import resource
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    _equal(r"\sqrt{2}", r"\frac{x^2}{3}+1", "")  # imports and the grammar's caches, seconds that no answer should pay
+    resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
+
+
+def _compare(gold: str, answer: str) -> str:
+    import resource
+
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(spent.ru_utime + spent.ru_stime) + 10
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))  # should nobody be left to kill it
+    try:
+        return "correct" if same(read(gold), read(answer), _equal) else "wrong"
+    except _Unreadable as error:
+        return str(error)
+
+
+def _equal(gold: str, answer: str, sign: str) -> bool:
+    """Whether two expressions are equal, or two relations `expression sign 0` say the same."""
+    if _only_case_differs(gold, answer):
+        return False
+    here, there = _parse(gold), _parse(answer)
+    if here is None:
+        raise _Unreadable("answer_unusable")
+    if there is None:
+        raise _Unreadable("unparseable")
+    if sign:
+        return _same_relation(here, there, sign)
+    if here.free_symbols or there.free_symbols:
+        from math_verify import verify
+
+        return bool(verify(here, there, timeout_seconds=None))
+    return _same_constant(here, there)
+
+
+def _only_case_differs(gold: str, answer: str) -> bool:
+    """Whether a variable is written in capitals on one side alone; math-verify reads `A` and `a` as one symbol."""
+    here, there = (set(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])", text)) for text in (gold, answer))
+    return here != there and {word.lower() for word in here} == {word.lower() for word in there}
+
+
+def _same_relation(here: Any, there: Any, sign: str) -> bool:
+    """The two expressions differ by a constant factor; a positive one, where the sign is that of an inequality."""
+    import sympy
+
+    factor = sympy.simplify(here / there)
+    return bool(factor.is_number and factor.is_finite and (factor.is_positive or sign in {"=", r"\ne"}) and factor != 0)
+
+
+def _same_constant(gold: Any, answer: Any) -> bool:
+    """Equal to 50 digits; or, where a decimal or a fraction stands on one side, within the tolerance of numbers.
+
+    math-verify rounds constants to six decimals, by which 1e-7 is 0.
+    """
+    import sympy
+
+    size, difference = abs(gold.evalf(60)), abs((gold - answer).evalf(60, maxn=300))
+    if not (size.is_finite and difference.is_finite):
+        return False
+    if any(side.atoms(sympy.Float) or (side.is_Rational and not side.is_Integer) for side in (gold, answer)):
+        return bool(difference <= TOLERANCE * min(1, size))
+    return bool(difference < sympy.Float("1e-50", 60))
+
+
+@lru_cache(maxsize=256)  # a reference is read once for its group
+def _parse(text: str) -> Any:
+    """The sympy expression, or None for what is none or has no value."""
+    import sympy
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+
+    as_it_stands = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none", equations=False)
+    found = parse(f"${_latex(text)}$", [LatexExtractionConfig(normalization_config=as_it_stands)], "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
+    if not found or not isinstance(found[0], sympy.Expr):
+        return None
+    return None if found[0].doit().has(sympy.nan, sympy.zoo) else found[0]
+
+
+_NAMED = re.compile(r"(?<![\\A-Za-z])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])")
+
+
+def _latex(text: str) -> str:
+    """What people write for LaTeX: `2^10`, `sqrt(2)`, `√12`, `2**3`, and `2(3)`, which math-verify takes for 2 + 3."""
+    text = _NAMED.sub(r"\\\1 ", text.replace("**", "^"))
+    text = re.sub(r"\\frac ?(\d) ?(\d)", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\^(-?\d+|-[a-z])", r"^{\1}", text)
+    text = re.sub(r"\\sqrt ?(?:\(([^()]*)\)|(\d+|[A-Za-z]))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    return re.sub(r"([\d)])\(", r"\1\\cdot (", text)

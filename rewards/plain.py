@@ -1,0 +1,130 @@
+"""One spelling for what can be written in several: Unicode, markdown, LaTeX and phrases around an answer.
+
+Nothing here decides whether two answers are equal; it removes what carries no meaning, so that the rules which do decide
+stay short. All rules are our choice.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4096)  # a reference is read once for each completion of its group
+def plain(text: str) -> str:
+    """`text` in its plain spelling: ASCII digits and signs, LaTeX for mathematical symbols, no wrapping, no phrase.
+
+    Total on any `str`; callers bound the length (`rewards.response.MAX_ANSWER_CHARS`).
+    """
+    text = re.sub(r"\s+", " ", text if text.isascii() and text.isprintable() else _ascii_signs(text)).strip()
+    if "**" in text:
+        text = _BOLD.sub(r"\1", text)
+    text = text.replace("{,}", ",")
+    if "\\" in text:
+        for pattern, replacement in _LATEX:
+            text = pattern.sub(replacement, text)
+        text = re.sub(r"(?<=[{(\[]) +| +(?=[})\]])", "", re.sub(r" +", " ", text)).strip()
+    if "^" in text or "=" in text:
+        text = re.sub(r" ?\^ ?", "^", text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne "))
+    if text.count("$") > 1:
+        text = _DOLLARS.sub(r" \1 ", text).strip()
+    if text.count("box") == 1:
+        text = _BOX.sub(lambda match: f" {match[1] or match[2]} ", text).strip()
+    text = re.sub(" +", " ", text)
+    previous = None
+    while previous != text:
+        previous = text
+        text = _unwrapped(text)
+    return text
+
+
+def _ascii_signs(text: str) -> str:
+    """Unicode to ASCII and LaTeX, one character at a time."""
+    text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", text)
+    text = re.sub(f"[{_SUBSCRIPTS}]+", lambda run: f"_{{{unicodedata.normalize('NFKC', run[0])}}}", text)
+    return "".join(char if char.isascii() and char.isprintable() else _ascii_sign(char) for char in text)
+
+
+@lru_cache(maxsize=4096)
+def _ascii_sign(char: str) -> str:
+    if char in _SIGNS:
+        return _SIGNS[char]
+    if char.isspace():
+        return " "
+    compatible = unicodedata.normalize("NFKC", char)
+    if "⁄" in compatible:  # a vulgar fraction: 1½ is one and a half, not 11/2
+        return " " + compatible.replace("⁄", "/")
+    char = compatible if len(compatible) == 1 else char
+    match unicodedata.category(char):
+        case "Nd":  # the digits of every script
+            return str(unicodedata.decimal(char))
+        case "Pd":
+            return "-"
+        case "Cc" | "Cf" | "Cs" | "Co" | "Cn":
+            return ""
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)", unicodedata.name(char, "")):
+        return f"\\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()} "
+    return compatible
+
+
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ"
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙᵢ"
+_SIGNS = {
+    **dict.fromkeys("−﹣－", "-"),
+    **dict.fromkeys("×✕⨯", r"\times "),
+    **dict.fromkeys("·⋅∙•", r"\cdot "),
+    **dict.fromkeys("÷∕⁄", "/"),
+    **dict.fromkeys("°˚º", r"^\circ "),
+    **dict.fromkeys("“”„«»", '"'),
+    **dict.fromkeys("‘’‚′", "'"),
+    "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ",
+    "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "ℝ": r"\mathbb{R}",
+    "٫": ".", "٬": ",", "µ": r"\mu ",
+}  # fmt: skip
+
+_BOLD = re.compile(r"(?<![\w*])\*\*([^*]+)\*\*(?![\w*])")  # not 2**3**4
+_STYLE = "text|textbf|textit|textrm|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname"
+_LATEX = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?", ""),
+        (r",\\! ?", ","),
+        (r"\\!|(?<!\\)\\[()\[\]]", ""),
+        (r"(?<!\\)\\(?:[,;: ]|$|quad(?![A-Za-z])|qquad(?![A-Za-z])|displaystyle(?![A-Za-z]))", " "),
+        (r"\\([%$#&])", r"\1"),
+        (rf"\\(?:{_STYLE})\s*\{{([^{{}}]*)\}}", r" \1 "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: "\\{" if match[0] == r"\lbrace" else "\\}"),
+        (r"\\(l|g|n)(?:eq|eqslant|eqq)(?![A-Za-z])", r"\\\1e"),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\(?:varnothing|O)(?![A-Za-z])", r"\\emptyset"),
+        (r"\\(?:degree|deg)(?![A-Za-z])|\^ ?\{ ?\\circ ?\}", r"^\\circ"),
+        (r"\\colon(?![A-Za-z])", ":"),
+    ]
+]
+_PHRASE = re.compile(
+    r"(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |right )?(?:answer|option|choice)"
+    r"(?: is:?| ?:| ?=|(?= \(?[A-Z]\)?$| [-(\\\d])) ?(?=\S)",
+    re.IGNORECASE,
+)
+_DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
+_BOX = re.compile(r"\\?f?box(?:ed)? ?(?:\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}|([0-9A-Za-z]$))")
+_WRAPPERS = [
+    re.compile(pattern)
+    for pattern in (
+        r'"([^"]+)"|\'([^\']+)\'|`([^`]+)`',
+        r"\*([^*]+)\*|_([^_]+)_",
+    )
+]
+
+
+def _unwrapped(text: str) -> str:
+    """`text` without one layer of what stands around an answer: delimiters, a phrase before it, a full stop after."""
+    text = text.removesuffix(".").strip() if not text.endswith("..") else text
+    if match := _PHRASE.match(text):
+        text = text[match.end() :]
+    if text[:1] in "\"'`*_":
+        for pattern in _WRAPPERS:
+            if match := pattern.fullmatch(text):
+                text = next(group for group in match.groups() if group is not None).strip()
+    return text

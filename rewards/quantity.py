@@ -1,0 +1,169 @@
+"""Numbers, exactly, with the units that stand behind them.
+
+A number is read by these rules (all our choice), and by nothing else:
+
+* integers and decimals in ASCII digits (`rewards.plain` has made them so); `05` is 5, `.5` is one half;
+* thousands are set apart by commas (`1,234,567`) or blanks (`1 234 567`), in complete groups of three; a comma is never
+  a decimal point;
+* fractions `1/2`, `\\frac12`, `\\frac{1}{2}`; mixed numbers `1 1/2`, `1\\frac12`, whose fraction is below one;
+* powers of ten `1e6`, `2.5\\times10^{-3}`, `10^6`, with at most three digits in the exponent;
+* another base: `1010_2`; a magnitude in words: `3 million`;
+* a unit or a currency may follow or, for `$`, lead; a percent sign is one of them.
+
+Two numbers are equal when both are integers and the same, or when they differ by at most 1e-6 and a millionth of the
+reference: `0.3333333` is a third, `0.333` is not. A unit that one side leaves out is taken as the other's; two that
+stand there must agree, by conversion: `10 cm` is `0.1 m`, not `10 m`. `50%` is 50, and 0.5.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pint
+
+TOLERANCE = Fraction(1, 10**6)
+_MAX_CHARS = 64  # a longer number is no answer; it also bounds the cost of exact arithmetic
+
+_DIGITS = r"\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+"
+_DECIMAL = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
+_POWER = r"10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3})(?!\d))"
+_FRACTION = r"(?:\\frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))|(\d+) ?/ ?(\d+)(?![\d.]))"
+_NUMBER = re.compile(
+    rf"(?P<fraction>(?:(?P<whole>\d+)(?: and)?(?: (?=\d)| ?(?=\\frac)))?{_FRACTION})"
+    rf"|(?P<base>(?P<figures>\d[0-9A-Za-z]*)_ ?(?:\{{ ?(\d\d?) ?\}}|(\d\d?)(?!\d)))"
+    rf"|(?P<power>{_POWER})"
+    rf"|(?P<decimal>(?P<digits>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d{{1,3}})(?!\d)"
+    rf"| ?(?:\\times|\\cdot|\*|x) ?{_POWER})?)"
+)
+_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_PERCENT = {"%", "percent", "per cent", "pct"}
+_WORDS = re.compile(r"(?!.*\b(?:and|or|not|but)\b)[A-Za-z]{3,}(?: [A-Za-z]{2,})*")  # what is counted: `3 apples`
+
+
+class Quantity(NamedTuple):
+    """A number and the text of its unit, empty where none stands."""
+
+    value: Fraction
+    unit: str
+
+
+def quantity(text: str) -> Quantity | None:
+    """The number in `text` (in its `plain` spelling) with its unit; None for anything else."""
+    if len(text) > _MAX_CHARS or not text.isascii():
+        return None
+    lead = re.match(r"(?:([-+]) ?)?(?:(\$) ?([-+])?)?", text)
+    assert lead is not None  # every part may be absent
+    text = text[lead.end() :]
+    match = _NUMBER.match(text)
+    value = _value(match) if match else None
+    if match is None or value is None:
+        return None
+    rest = text[match.end() :]
+    for word, exponent in _MAGNITUDES.items():
+        if rest.strip().startswith(word):
+            value, rest = value * 10**exponent, rest.strip().removeprefix(word)
+    unit = "%" if rest.strip().casefold() in _PERCENT else rest.strip()
+    known = unit == "%" or known_unit(unit)
+    if unit and not known and not (rest[0] == " " and _WORDS.fullmatch(unit)):
+        return None
+    if unit and known and len(unit) == 1 and unit.isalpha() and rest[0] != " ":
+        return None  # `5 m` is a length, `5m` may be algebra
+    if lead[2]:
+        if unit:
+            return None
+        unit = "$"
+    negative = [lead[1], lead[3]].count("-") == 1
+    return Quantity(-value if negative else value, unit)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    groups: Any = match.groups()
+    if match["fraction"]:
+        numerator, denominator = (int(part) for part in groups[2:8] if part is not None)
+        if denominator == 0 or (match["whole"] is not None and numerator >= denominator):
+            return None
+        return int(match["whole"] or 0) + Fraction(numerator, denominator)
+    if match["base"]:
+        try:
+            return Fraction(int(match["figures"], int(groups[10] or groups[11])))
+        except ValueError:  # a digit or a radix that there is not
+            return None
+    if match["power"]:
+        return Fraction(10) ** int(groups[13] or groups[14])
+    exponent = int(match["exponent"] or groups[-2] or groups[-1] or 0)
+    return Fraction(re.sub("[, ]", "", match["digits"])) * Fraction(10) ** exponent
+
+
+def same_value(gold: Fraction, given: Fraction) -> bool:
+    """Whether two numbers count as equal: integers exactly, others within a millionth."""
+    if gold.denominator == given.denominator == 1:
+        return gold == given
+    return abs(gold - given) <= TOLERANCE * min(1, abs(gold))
+
+
+def same_quantity(gold: Quantity, given: Quantity) -> bool:
+    """Whether two quantities are equal; a missing unit is the other side's, but no unit is invented for the reference."""
+    if gold.unit == "%" or given.unit == "%":
+        return _same_percentage(gold, given)
+    here, there = known_unit(gold.unit), known_unit(given.unit)
+    if not given.unit or gold.unit == given.unit or (there and not gold.unit):
+        return same_value(gold.value, given.value)
+    if here is None or there is None:  # apples, as a word
+        return _noun(gold.unit) == _noun(given.unit) and same_value(gold.value, given.value)
+    if not here.is_compatible_with(there):
+        return False
+    converted = here._REGISTRY.Quantity(given.value, there).to(here)
+    return same_value(gold.value, Fraction(converted.magnitude))
+
+
+def _noun(unit: str) -> str:
+    return unit.casefold().rstrip("s")
+
+
+def _same_percentage(gold: Quantity, given: Quantity) -> bool:
+    """`50%` is 50 and 0.5. A bare reference above 1 may be a percentage (50: `50%`); below, it is a share (0.5: `50%`)."""
+    if gold.unit == given.unit:
+        return same_value(gold.value, given.value)
+    if gold.unit and given.unit:
+        return False
+    if gold.unit:
+        return same_value(gold.value, given.value) or same_value(gold.value / 100, given.value)
+    return same_value(gold.value, given.value / 100) or (abs(gold.value) > 1 and same_value(gold.value, given.value))
+
+
+@lru_cache(maxsize=1024)
+def known_unit(text: str) -> "pint.Unit | None":
+    """The unit that `text` names, such as `km/h`, `m^2`, `square feet` or `^\\circ`; None when it is none of ours."""
+    text = {"^\\circ": "degree", "$": "dollar"}.get(text, text)
+    text = re.sub(r"(?:degrees?|deg|\^\\circ) ?(celsius|fahrenheit|C|F)\b", _temperature, text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:square|sq\.?) (\w+)", r"\1^2", text, flags=re.IGNORECASE)
+    text = re.sub(r"\bcubic (\w+)", r"\1^3", text, flags=re.IGNORECASE)
+    text = re.sub(r"\^ ?\{ ?([-+]?\d) ?\}", r"^\1", text).replace(r"\cdot", "*").replace(r"\mu ", "u")
+    text = text.replace(" per ", "/").removesuffix(".")
+    if len(text) > 40 or not _UNIT.fullmatch(text):
+        return None
+    from pint.errors import UndefinedUnitError
+
+    for spelling in (text, text.lower()):
+        try:
+            return _registry().parse_units(spelling)
+        except UndefinedUnitError:
+            continue
+    return None
+
+
+def _temperature(match: re.Match[str]) -> str:
+    return f"deg{match[1][0].upper()}"
+
+
+_UNIT = re.compile(r"[A-Za-z]+(?:\^[-+]?\d)?(?: ?[/* ] ?[A-Za-z]+(?:\^[-+]?\d)?){0,3}")
+
+
+@lru_cache(maxsize=1)
+def _registry() -> "pint.UnitRegistry[Any]":
+    import pint
+
+    return pint.UnitRegistry(str(Path(__file__).with_name("units.txt")), non_int_type=Fraction)

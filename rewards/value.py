@@ -1,0 +1,298 @@
+"""What an answer is made of, and when two are the same: numbers, words, expressions, and the lists made of them.
+
+The shape is compared here, without algebra: a tuple is no set, an open interval is no closed one, the order of a tuple
+counts and that of a set does not, an equation is no number. Only two expressions in the same place ask for algebra.
+All rules are our choice; math-verify, which has none of them, takes a tuple, a set and an interval for the same.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from .quantity import Quantity, known_unit, quantity, same_quantity
+
+
+class Words(NamedTuple):
+    """A word, a date, a time: equal when spelled the same, whatever the case."""
+
+    text: str
+
+
+class Expression(NamedTuple):
+    """Mathematics that only algebra can compare, and a unit that stands behind it."""
+
+    text: str
+    unit: str = ""
+
+
+class Assigned(NamedTuple):
+    """`x = value`."""
+
+    variable: str
+    value: "Value"
+    text: str  # the whole equation as `left - (right)`
+
+
+class Relation(NamedTuple):
+    """An equation that assigns nothing or an inequality that is no interval: `difference sign 0`."""
+
+    sign: str  # `=`, `\\ne`, `<` or `\\le`
+    difference: str
+
+
+class Ordered(NamedTuple):
+    """A tuple, an interval or the rows of a matrix: `(1,2)`, `[1,2)`, `1<x<2`."""
+
+    opens: str
+    items: "tuple[Value, ...]"
+    closes: str
+
+
+class Unordered(NamedTuple):
+    """A set `{1,2}`, a list without brackets `1, 2`, assignments `x=1, y=2` or a union of intervals."""
+
+    kind: str  # `set`, `list`, `system` or `union`
+    items: "tuple[Value, ...]"
+
+
+Value = Words | Expression | Quantity | Assigned | Relation | Ordered | Unordered
+# Are two expressions the same (sign empty), or two equations or inequalities `expression sign 0`? (reference, answer, sign)
+Algebra = Callable[[str, str, str], bool]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(text: str) -> Value:
+    """The value that `text` (in its `plain` spelling) writes. Total: what is nothing else is `Words`."""
+    text = _without_outer_brackets(text.strip().removeprefix("+").strip())
+    if found := quantity(text):
+        return found
+    if re.fullmatch(r"[A-Za-z'-]{2,}(?: [A-Za-z'-]+)*", text):
+        return Words(text)
+    if matrix := _MATRIX.fullmatch(text):
+        rows = _split(matrix[2].strip().removesuffix("\\\\"), "\\\\")
+        return Ordered("[", tuple(Ordered("[", _all(_split(row, "&")), "]") for row in rows), "]")
+    if len(parts := _split(text, r"\cup")) > 1:
+        return Unordered("union", _all(parts))
+    for separator in (" or ", " and ", "; ", ", ", ";", ","):
+        if len(parts := _split(text, separator)) > 1:
+            return _list(_all(part.removeprefix("and ").removeprefix("or ") for part in parts), separator)
+    for opens, closes in ((r"\{", r"\}"), ("{", "}")):
+        if (inside := _inside(text, opens, closes)) is not None:
+            return Unordered("set", _all(_split(inside, ",")) if inside else ())
+    if text == r"\emptyset":
+        return Unordered("set", ())
+    for opens, closes in ("()", "(]", "[)", "[]"):
+        inside = _inside(text, opens, closes)
+        if inside is not None and len(parts := _split(inside, "," if "," in inside else ";")) > 1:
+            return Ordered(opens, _all(parts), closes)
+    return _relation(text) or _scalar(text)
+
+
+_MATRIX = re.compile(r"[(\[]?\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}[)\]]?")
+_VARIABLE = r"(?:[A-Za-z]|\\(?!pi|infty)[a-z]+)(?:_(?:\w|\{ ?\w+ ?\}))?"
+# What a value can be given to: also f(x), AB, |AB|, \angle ABC, (x, y)
+_NAME = rf"{_VARIABLE}|[A-Za-z]\([A-Za-z0-9]\)|(?:\\angle ?)?[A-Z]{{2,3}}|\|[A-Z]{{2}}\||\({_VARIABLE}(?:, ?{_VARIABLE})+\)"
+_SIGN = re.compile(r" ?(\\(?:le|ge|ne|approx)(?![A-Za-z])|[=<>]) ?")
+
+
+def _all(parts: Iterable[str]) -> tuple[Value, ...]:
+    return tuple(read(part) for part in parts)
+
+
+def _list(items: tuple[Value, ...], separator: str) -> Value:
+    variables = {item.variable for item in items if isinstance(item, Assigned)}
+    if len(variables) > 1:
+        return Unordered("system", items)
+    if separator == " or " and all(isinstance(item, Ordered) for item in items):  # x<1 or x>2
+        return Unordered("union", items)
+    flat = [each for item in items for each in (item.items if isinstance(item, Unordered) and item.kind == "list" else [item])]
+    return Unordered("list", tuple(flat))  # `1, 2 and 3`, `1 \\pm 2, 5`
+
+
+def _relation(text: str) -> Value | None:
+    if member := re.fullmatch(rf"{_VARIABLE} ?\\in(?![A-Za-z]) ?(.+)", text):
+        return read(member[1])
+    sides, signs = _SIGN.split(text)[::2], _SIGN.split(text)[1::2]
+    if not signs or len(signs) > 2 or (len(signs) == 2 and not sides[1]) or not sides[-1]:
+        return None
+    if not sides[0]:  # "≈ 3", "= 3"
+        return read(sides[1]) if len(signs) == 1 and signs[0] in {"=", r"\approx"} else None
+    if signs[0] in {">", r"\ge"}:
+        sides, signs = sides[::-1], [_TURNED.get(sign, sign) for sign in signs[::-1]]
+    if set(signs) <= {"<", r"\le"}:
+        return _interval(sides, signs) or _difference(sides, signs)
+    return _assigned(sides, signs) or _difference(sides, signs)
+
+
+_TURNED = {">": "<", r"\ge": r"\le"}
+
+
+def _interval(sides: list[str], signs: list[str]) -> Value | None:
+    """`a < x`, `x < b` or `a < x < b` as an interval, where `x` is a variable and the borders are constants."""
+    if len(sides) == 2:
+        if re.fullmatch(_VARIABLE, sides[1]):
+            sides, signs = [*sides, r"\infty"], [*signs, "<"]
+        else:
+            sides, signs = [r"-\infty", *sides], ["<", *signs]
+    low, variable, high = sides
+    if not re.fullmatch(_VARIABLE, variable) or any(_has_variable(border) for border in (low, high)):
+        return None
+    return Ordered("(["[signs[0] == r"\le"], _all([low, high]), ")]"[signs[1] == r"\le"])
+
+
+def _has_variable(text: str) -> bool:
+    return bool(re.search(r"(?<![\\A-Za-z])[A-Za-df-z](?![A-Za-z])", text))
+
+
+def _assigned(sides: list[str], signs: list[str]) -> Assigned | None:
+    if len(sides) != 2 or signs[0] not in {"=", r"\approx"}:
+        return None
+    for variable, value in (sides, sides[::-1]):
+        if re.fullmatch(_NAME, variable) and variable not in value:
+            return Assigned(variable.replace(" ", ""), read(value), f"{variable}-({value})")
+    return None
+
+
+def _difference(sides: list[str], signs: list[str]) -> Value | None:
+    if len(sides) != 2 or not all(is_expression(side) for side in sides):
+        return None
+    return Relation(signs[0].replace(r"\approx", "="), f"{sides[0]}-({sides[1]})")
+
+
+def _scalar(text: str) -> Value:
+    if text.count(r"\pm") == 1:
+        signs = (("+", "-"), ("-", "+"))
+        pair = (text.replace(r"\pm", plus).replace(r"\mp", minus).removeprefix("+").strip() for plus, minus in signs)
+        return Unordered("list", _all(pair))
+    body, _, unit = text.rpartition(" ")
+    if body and is_expression(body) and known_unit(unit) and (len(unit) > 1 or not _has_variable(body)):
+        return Expression(body, unit)
+    return Expression(text) if is_expression(text) else Words(text)
+
+
+_COMMANDS = set(
+    "frac sqrt pi infty times cdot div sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp "
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega "
+    "Gamma Delta Theta Lambda Sigma Phi Psi Omega lfloor rfloor lceil rceil".split()
+)
+_FUNCTIONS = set("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp pi".split())
+_NO_EXPRESSION = re.compile(
+    r"(?<![_\d])\d+ \d|\d ?\\frac|(?<!\d)\.(?!\d)|(?<![\d.])0\d|--|\+\+|^\d+-\d+-\d+$|^\d+/\d+/\d+$"  # apart, mixed, dates
+)
+
+
+def is_expression(text: str) -> bool:
+    """Whether `text` is made of numbers, variables, functions and operators alone, so that algebra may see it."""
+    if not re.fullmatch(r"[-\w+*/^(){}\[\]|!. \\]+", text, re.ASCII) or _NO_EXPRESSION.search(text):
+        return False
+    if not set(re.findall(r"\\([A-Za-z]+)", text)) <= _COMMANDS or re.search(r"\\[^A-Za-z]", text):
+        return False
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", text))
+    return all(len(word) <= 2 or word in _FUNCTIONS for word in words)
+
+
+def _depths(text: str) -> list[int]:
+    """The bracket depth before each character."""
+    depths, depth = [], 0
+    for char in text:
+        depth -= char in ")]}"
+        depths.append(depth)
+        depth += char in "([{"
+    return depths
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """`text` cut at the separators outside all brackets."""
+    if separator not in text:
+        return [text]
+    depths, parts, begin, at = _depths(text), [], 0, text.find(separator)
+    while at >= 0:
+        if depths[at] == 0:
+            parts.append(text[begin:at])
+            begin = at + len(separator)
+        at = text.find(separator, at + len(separator))
+    return [part.strip() for part in [*parts, text[begin:]]]
+
+
+def _inside(text: str, opens: str, closes: str) -> str | None:
+    """What stands between a bracket that opens `text` and its partner, if that ends `text`."""
+    if len(text) < len(opens + closes) or not (text.startswith(opens) and text.endswith(closes)):
+        return None
+    inside = text[len(opens) : -len(closes)]
+    return inside.strip() if min(_depths(inside + "."), default=0) >= 0 else None
+
+
+def _without_outer_brackets(text: str) -> str:
+    for opens, closes in ("()", "{}"):
+        inside = _inside(text, opens, closes)
+        if inside and len(_split(inside, ",")) == len(_split(inside, ";")) == 1:
+            return _without_outer_brackets(inside)
+    return text
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def same(gold: Value, given: Value, algebra: Algebra) -> bool:
+    """Whether `given` is the reference `gold`. What `algebra` raises passes through."""
+    match gold, given:
+        case Assigned(), Assigned() if gold.variable == given.variable:
+            return same(gold.value, given.value, algebra)
+        case Assigned() | Relation(), Assigned() | Relation():
+            return _same_relation(gold, given, algebra)
+        case Assigned(), _:
+            return same(gold.value, given, algebra)
+        case _, Assigned():
+            return same(gold, given.value, algebra)
+        case Ordered(), Ordered():
+            shape = (gold.opens, gold.closes, len(gold.items)) == (given.opens, given.closes, len(given.items))
+            return shape and all(same(*pair, algebra) for pair in zip(gold.items, given.items, strict=True))
+        case Unordered(), Unordered():
+            return _same_items(gold, given, algebra)
+        case Quantity(), Quantity():
+            return same_quantity(gold, given)
+        case (Expression() | Quantity()), (Expression() | Quantity()):
+            if given.unit and gold.unit and known_unit(gold.unit) != known_unit(given.unit):
+                return False
+            here, there = _expression(gold), _expression(given)
+            return spelled(here) == spelled(there) or algebra(here, there, "")
+        case Words(), Words():
+            return gold.text.casefold() == given.text.casefold()
+    return False
+
+
+def _same_relation(gold: Assigned | Relation, given: Assigned | Relation, algebra: Algebra) -> bool:
+    left, right = (side if isinstance(side, Relation) else Relation("=", side.text) for side in (gold, given))
+    if left.sign != right.sign or not (is_expression(left.difference) and is_expression(right.difference)):
+        return False
+    return left == right or algebra(left.difference, right.difference, left.sign)
+
+
+def _same_items(gold: Unordered, given: Unordered, algebra: Algebra) -> bool:
+    kinds = {gold.kind, given.kind}
+    if len(kinds) > 1 and kinds != {"set", "list"}:
+        return False
+    if gold.kind != "system" and kinds != {"list"}:  # sets: what is said twice counts once
+        matched = [[same(one, other, algebra) for other in given.items] for one in gold.items]
+        return all(map(any, matched)) and all(map(any, zip(*matched, strict=True))) and bool(gold.items) == bool(given.items)
+    left = list(given.items)
+    for one in gold.items:
+        found = next((other for other in left if same(one, other, algebra)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return not left
+
+
+def _expression(value: Expression | Quantity) -> str:
+    if isinstance(value, Expression):
+        return value.text
+    top, bottom = value.value.as_integer_ratio()
+    return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def spelled(text: str) -> str:
+    """`text` without blanks that separate nothing: two texts of one spelling are equal without algebra."""
+    return re.sub(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])", "", text)
