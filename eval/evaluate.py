@@ -15,8 +15,7 @@ from eval.decode import Decoded, Decoder
 from eval.rows import read
 from eval.scores import scores
 from eval.task import Task
-from rewards.accuracy import outcome_of
-from rewards.response import Malformed, parse
+from rewards.accuracy import verdicts
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
             temperature = decoding.temperature if sample else None
             seed = decoding.seed + 1_000_003 * sample + begin
             responses = decoder.decode(batch, task.max_new_tokens, temperature, seed)
-            lines += [_line(row, response, sample) for row, response in zip(batch, responses, strict=True)]
+            lines += _lines(batch, responses, sample)
             bar.update(len(batch))
     bar.close()
     lines = gather_object(lines)
@@ -70,17 +69,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _line(row: dict[str, Any], response: Decoded, sample: int) -> dict[str, Any]:
-    parsed = parse(response.text)
-    outcome = outcome_of(response.text, row["answer"], row.get("kind"), row.get("choices"), response.truncated)
-    return {
-        "id": row["id"],
-        "sample": sample,
-        "question": row["question"],
-        "gold": row["answer"],
-        "text": response.text,
-        "outcome": outcome.value,
-        "reason": parsed.reason.value if isinstance(parsed, Malformed) else None,
-        "think_tokens": response.think_tokens,
-        "answer_tokens": response.answer_tokens,
-    }
+def _lines(rows: list[dict[str, Any]], responses: list[Decoded], sample: int) -> list[dict[str, Any]]:
+    found = verdicts(
+        [response.text for response in responses],
+        [row["answer"] for row in rows],
+        [row.get("kind") for row in rows],
+        [row.get("choices") for row in rows],
+        [response.truncated for response in responses],
+    )
+    return [
+        {
+            "id": row["id"],
+            "sample": sample,
+            "question": row["question"],
+            "gold": row["answer"],
+            "text": response.text,
+            "outcome": verdict.outcome.value,
+            "reason": verdict.reason.value if verdict.reason else None,
+            "think_tokens": response.think_tokens,
+            "answer_tokens": response.answer_tokens,
+        }
+        for row, response, verdict in zip(rows, responses, found, strict=True)
+    ]

@@ -14,7 +14,7 @@ from eval.task import Task, load_task
 from pipeline.data import check_data
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe, mistakes
-from rewards import verify
+from rewards import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
 
@@ -78,7 +78,7 @@ def _hop(environment: dict[str, str]) -> NoReturn:
     """
     import torch.distributed as dist
 
-    verify.close()
+    algebra.close()
     if dist.is_initialized():
         dist.barrier()
         if dist.get_world_size() > 1:

@@ -1,26 +1,39 @@
 """Reward 1 for a well-formed response whose answer is right."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from .response import Malformed, completion_text, parse
-from .verify import Kind, Outcome, verify
+from .response import Malformed, Reason, completion_text, parse
+from .verify import Kind, Outcome, Question, verify_all
 
 
-def outcome_of(
-    text: str,
-    gold: str,
-    kind: Kind | None = None,
-    choices: Sequence[str] | None = None,
-    truncated: bool = False,
-) -> Outcome:
-    """What came of a whole response: its form first, then its answer. Evaluation uses it too."""
-    if truncated:
-        return Outcome.TRUNCATED
-    response = parse(text)
-    if isinstance(response, Malformed):
-        return Outcome.MALFORMED
-    return verify(response.answer, gold, kind, choices)
+class Verdict(NamedTuple):
+    """What came of a response; `reason` says why it is malformed."""
+
+    outcome: Outcome
+    reason: Reason | None = None
+
+
+def verdicts(
+    texts: Sequence[str],
+    golds: Sequence[str],
+    kinds: Sequence[Kind | None] | None = None,
+    choices: Sequence[Sequence[str] | None] | None = None,
+    truncated: Sequence[bool] | None = None,
+) -> list[Verdict]:
+    """One verdict a response, in order: whether it ended, then its form, then its answer. Evaluation uses it too."""
+    count = len(texts)
+    columns = (golds, kinds or [None] * count, choices or [None] * count, truncated or [False] * count)
+    found: list[Verdict | Question] = []
+    for text, gold, kind, options, cut in zip(texts, *columns, strict=True):
+        if cut:
+            found.append(Verdict(Outcome.TRUNCATED))
+        elif isinstance(response := parse(text), Malformed):
+            found.append(Verdict(Outcome.MALFORMED, response.reason))
+        else:
+            found.append(Question(response.answer, gold, kind, options))
+    outcomes = iter(verify_all([each for each in found if isinstance(each, Question)]))
+    return [Verdict(next(outcomes)) if isinstance(each, Question) else each for each in found]
 
 
 def accuracy(
@@ -28,19 +41,18 @@ def accuracy(
     answer: Sequence[str],
     kind: Sequence[Kind | None] | None = None,
     choices: Sequence[Sequence[str] | None] | None = None,
+    truncated: Sequence[bool] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
     """`r = 1` if the response is well-formed and its answer is right, else 0 (our choice; Vision-R1's rule).
 
     Returns one value a completion; None where the reference answer is unusable, which the data check finds before
-    training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set.
+    training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set, and the trainer adds
+    `truncated`. The share of each outcome is logged as `outcome/<outcome>`.
     """
-    count = len(completions)
-    kinds, options = kind or [None] * count, choices or [None] * count
-    rows = zip(completions, answer, kinds, options, strict=True)
-    outcomes = [outcome_of(completion_text(text), gold, kind, options) for text, gold, kind, options in rows]
+    found = [each.outcome for each in verdicts([completion_text(c) for c in completions], answer, kind, choices, truncated)]
     if log_metric is not None:
         for outcome in Outcome:
-            log_metric(f"outcome/{outcome}", outcomes.count(outcome) / max(count, 1))
-    return [None if outcome is Outcome.ANSWER_UNUSABLE else float(outcome is Outcome.CORRECT) for outcome in outcomes]
+            log_metric(f"outcome/{outcome}", found.count(outcome) / max(len(found), 1))
+    return [None if outcome is Outcome.ANSWER_UNUSABLE else float(outcome is Outcome.CORRECT) for outcome in found]

@@ -7,12 +7,13 @@ big-integer power holds the interpreter's lock, so no thread and no signal can s
 import multiprocessing
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .quantity import TOLERANCE
-from .value import read, same
+from .value import expressions, read, same
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
@@ -59,37 +60,48 @@ def compare(pairs: Sequence[tuple[str, str]]) -> list[str]:
     Returns for each `correct`, `wrong`, `answer_unusable` (algebra cannot read the reference), `unparseable` (nor the
     answer, or the worker died of it) or `timeout`. Callable from any thread.
     """
-    futures = [_schedule(pair) for pair in pairs]
-    return [_result(future) for future in futures]
+    return _ask(_compare, pairs)
 
 
-def _schedule(pair: tuple[str, str]) -> "ProcessFuture[str]":
+def check(golds: Sequence[str]) -> list[str]:
+    """`correct` for each reference that algebra can read, else what `compare` would say of it."""
+    return _ask(_check, [(gold,) for gold in golds])
+
+
+def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list[str]:
+    from pebble import ProcessExpired
+
+    results: list[str | None] = [None] * len(calls)
+    for _ in range(2):  # pebble gives up a pool whose idle worker dies: what it did not answer is asked once more
+        asked = {index: _schedule(function, calls[index]) for index, result in enumerate(results) if result is None}
+        for index, (pool, future) in asked.items():
+            try:
+                results[index] = future.result()
+            except TimeoutError:
+                results[index] = "timeout"
+            except (MemoryError, RecursionError, ProcessExpired):  # the pool starts another worker
+                results[index] = "unparseable"
+            except (BrokenExecutor, CancelledError):
+                close(pool)
+    return [result or "unparseable" for result in results]
+
+
+def _schedule(function: Callable[..., str], arguments: tuple[str, ...]) -> "tuple[ProcessPool, ProcessFuture[str]]":
     global _pool
     with _starting:
-        if _pool is None:
+        if _pool is None or not _pool.active:
             from pebble import ProcessPool
 
             context = multiprocessing.get_context("spawn")
             _pool = ProcessPool(max_workers=_WORKERS, max_tasks=1000, initializer=_prepare_worker, context=context)
-        return _pool.schedule(_compare, args=pair, timeout=TIMEOUT_S)
+        return _pool, _pool.schedule(function, args=arguments, timeout=TIMEOUT_S)
 
 
-def _result(future: "ProcessFuture[str]") -> str:
-    from pebble import ProcessExpired
-
-    try:
-        return future.result()
-    except TimeoutError:
-        return "timeout"
-    except (MemoryError, RecursionError, ProcessExpired):  # the pool starts another
-        return "unparseable"
-
-
-def close() -> None:
-    """End the worker processes, if any were started; the next comparison starts others."""
+def close(pool: "ProcessPool | None" = None) -> None:
+    """End the worker processes (of `pool` alone, if it is given); the next comparison starts others."""
     global _pool
     with _starting:
-        if _pool is not None:
+        if _pool is not None and pool in {None, _pool}:
             _pool.stop()
             _pool.join()
             _pool = None
@@ -102,6 +114,17 @@ class _Unreadable(Exception):
     """Algebra cannot read one side: `answer_unusable` for the reference, `unparseable` for the answer."""
 
 
+_TYPICAL = [
+    (r"\frac{2\sqrt{3}}{5}", r"2\sqrt{3}/5"),
+    (r"(x+1)(x-2)", r"x^2-x-2"),
+    (r"\frac{x+1}{x-2}", r"1+\frac{3}{x-2}"),
+    (r"\sin(2x)+e^{3x}", r"\sin 2x+e^{4x}"),
+    (r"\log_{2} 3", r"\frac{\ln 3}{\ln 2}"),
+    (r"3+2i", r"2i+3"),
+    (r"2x_1-y", r"a^{-1}"),
+]
+
+
 def _prepare_worker() -> None:
     import logging
     import resource
@@ -109,20 +132,31 @@ def _prepare_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    _equal(r"\sqrt{2}", r"\frac{x^2}{3}+1", "")  # imports and the grammar's caches, seconds that no answer should pay
+    for pair in _TYPICAL:  # imports and the grammar's caches: seconds that no answer should pay
+        _equal(*pair, "")
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
 
 
 def _compare(gold: str, answer: str) -> str:
-    import resource
-
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(spent.ru_utime + spent.ru_stime) + 10
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))  # should nobody be left to kill it
+    _limit_time()
     try:
         return "correct" if same(read(gold), read(answer), _equal) else "wrong"
     except _Unreadable as error:
         return str(error)
+
+
+def _check(gold: str) -> str:
+    _limit_time()
+    return "correct" if all(_parse(text) is not None for text in expressions(read(gold))) else "answer_unusable"
+
+
+def _limit_time() -> None:
+    """A limit of its own for the case that nobody is left to kill this process."""
+    import resource
+
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(spent.ru_utime + spent.ru_stime) + 10
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
 
 
 def _equal(gold: str, answer: str, sign: str) -> bool:
@@ -137,9 +171,7 @@ def _equal(gold: str, answer: str, sign: str) -> bool:
     if sign:
         return _same_relation(here, there, sign)
     if here.free_symbols or there.free_symbols:
-        from math_verify import verify
-
-        return bool(verify(here, there, timeout_seconds=None))
+        return _same_function(here, there)
     return _same_constant(here, there)
 
 
@@ -149,11 +181,35 @@ def _only_case_differs(gold: str, answer: str) -> bool:
     return here != there and {word.lower() for word in here} == {word.lower() for word in there}
 
 
+def _same_function(gold: Any, answer: Any) -> bool:
+    """Equal at a point, which is quick to refute, and then by algebra.
+
+    The point also keeps math-verify from rounding a difference of 1e-7 away.
+    """
+    import sympy
+    from math_verify import verify
+
+    difference = _at_a_point(gold - answer)
+    if difference.is_finite and abs(difference) > 1e-12 * (1 + abs(_at_a_point(gold))):
+        return False
+    return sympy.expand(gold - answer) == 0 or bool(verify(gold, answer, timeout_seconds=None))
+
+
+def _at_a_point(expression: Any) -> Any:
+    """The value where each variable has a number of its own that solves nothing by accident."""
+    import sympy
+
+    symbols = sorted(expression.free_symbols, key=str)
+    return expression.subs({symbol: sympy.Rational(10007 + 1999 * i, 7919) for i, symbol in enumerate(symbols)}).evalf(30)
+
+
 def _same_relation(here: Any, there: Any, sign: str) -> bool:
     """The two expressions differ by a constant factor; a positive one, where the sign is that of an inequality."""
     import sympy
 
-    factor = sympy.simplify(here / there)
+    factor = sympy.cancel(here / there)
+    if not factor.is_number:
+        factor = sympy.simplify(factor)
     return bool(factor.is_number and factor.is_finite and (factor.is_positive or sign in {"=", r"\ne"}) and factor != 0)
 
 

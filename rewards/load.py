@@ -5,15 +5,23 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .accuracy import accuracy
+from .brevity import brevity
+from .checked import told
 from .format import format
+from .overlong import overlong
+from .repetition import repetition
 
-SHIPPED: dict[str, Callable[..., Any]] = {"accuracy": accuracy, "format": format}
+SHIPPED: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (accuracy, format, brevity, overlong, repetition)
+}
+FORM_ALONE = {"format", "overlong", "repetition"}  # pay a wrong answer as much as a right one, and are meant to
 
 
 def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[..., Any]:
@@ -25,7 +33,8 @@ def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[.
         folder: where a relative file is looked for; the recipe's folder.
 
     Raises:
-        ValueError: nothing of that name, not callable, or it does not take one of `arguments`.
+        ValueError: nothing of that name, its file does not run, it is not callable, does not take one of `arguments`,
+            or lacks one that no data set gives.
     """
     function = _find(use, folder)
     if not callable(function):
@@ -54,18 +63,22 @@ def _find(use: str, folder: Path) -> Any:
         raise ValueError(f"unknown reward {use!r}. {known} {did_you_mean(use, SHIPPED)}".rstrip())
     try:
         return _attribute(importlib.import_module(module), name, use)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"reward {use!r}: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise ValueError(f"reward {use!r}: {told(error)}") from error
 
 
 def _import_file(path: Path, use: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"reward {use!r}: no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    spec = importlib.util.spec_from_file_location(f"reward_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"reward {use!r}: {path.name} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file does when it is run
+        raise ValueError(f"reward {use!r}: {told(error)}") from error
     return module
 
 

@@ -19,7 +19,9 @@ MAX_ANSWER_CHARS = 256  # a longer "answer" is a second reasoning trace
 
 _CLOSE = TAGS[1]
 _TAG = re.compile("|".join(TAGS))
-_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>")
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>|<unk>|\[/?INST\]")
+_LOOKALIKE = re.compile(r"<\s*+/?+\s*+(?:think|answer)\b", re.IGNORECASE)  # what a tag might be taken for
+_BOX = re.compile(r"\\boxed\b")
 _EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
 
 
@@ -34,6 +36,8 @@ class Reason(StrEnum):
     EMPTY_ANSWER = "empty_answer"
     LONG_ANSWER = "long_answer"
     SPECIAL_TOKEN = "special_token"
+    LOOKALIKE_TAG = "lookalike_tag"
+    SEVERAL_BOXES = "several_boxes"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def parse(text: str) -> Response | Malformed:
     if _SPECIAL_TOKEN.search(text):
         return Malformed(Reason.SPECIAL_TOKEN)
     tags = [match.group() for match in _TAG.finditer(text)]
+    if len(_LOOKALIKE.findall(text)) > len(tags):
+        return Malformed(Reason.LOOKALIKE_TAG)
     if len(tags) != len(set(tags)):
         return Malformed(Reason.REPEATED_TAG)
     if len(tags) != len(TAGS):
@@ -72,12 +78,14 @@ def parse(text: str) -> Response | Malformed:
     if before.strip() or between.strip() or after.strip():
         return Malformed(Reason.TEXT_OUTSIDE)
     think, answer = think.strip(), answer.strip()
-    if not think:
+    if not any(map(str.isalnum, think)):
         return Malformed(Reason.EMPTY_THINK)
     if not answer:
         return Malformed(Reason.EMPTY_ANSWER)
     if len(answer) > MAX_ANSWER_CHARS:
         return Malformed(Reason.LONG_ANSWER)
+    if len(_BOX.findall(answer)) > 1:
+        return Malformed(Reason.SEVERAL_BOXES)
     return Response(think, answer)
 
 

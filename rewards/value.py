@@ -293,6 +293,20 @@ def _expression(value: Expression | Quantity) -> str:
     return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
 
 
+def expressions(value: Value) -> list[str]:
+    """What algebra may be asked about `value`."""
+    match value:
+        case Expression():
+            return [value.text]
+        case Relation():
+            return [value.difference]
+        case Assigned():
+            return expressions(value.value)
+        case Ordered() | Unordered():
+            return [text for item in value.items for text in expressions(item)]
+    return []
+
+
 def spelled(text: str) -> str:
     """`text` without blanks that separate nothing: two texts of one spelling are equal without algebra."""
     return re.sub(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])", "", text)

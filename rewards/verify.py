@@ -14,7 +14,7 @@ from . import algebra
 from .plain import plain
 from .quantity import Quantity, quantity
 from .response import MAX_ANSWER_CHARS
-from .value import Expression, Unordered, Value, Words, read, same, spelled
+from .value import Unordered, Value, Words, expressions, read, same, spelled
 
 Kind = Literal["choice", "text", "number", "math"]
 
@@ -48,13 +48,31 @@ def verify(answer: str, gold: str, kind: Kind | None = None, choices: Sequence[s
 def verify_all(questions: Iterable[Question]) -> list[Outcome]:
     """One outcome a question, in order. What needs algebra is compared in the workers, each different pair once."""
     outcomes: list[Outcome | _Pair] = [_verdict(question) for question in questions]
-    pairs = list({outcome for outcome in outcomes if isinstance(outcome, _Pair)})
-    found = dict(zip(pairs, map(Outcome, algebra.compare(pairs)), strict=True)) if pairs else {}
+    pairs = {outcome for outcome in outcomes if isinstance(outcome, _Pair)}
+    found = {pair: _compared[pair] for pair in pairs & _compared.keys()}
+    new = list(pairs - found.keys())
+    found |= zip(new, map(Outcome, algebra.compare(new)), strict=True)
+    if len(_compared) > 10_000:
+        _compared.clear()
+    _compared.update(found)
     return [found[outcome] if isinstance(outcome, _Pair) else outcome for outcome in outcomes]
 
 
-def usable(questions: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
-    """Whether each reference (gold, kind, choices) verifies against itself, as algebra reads it where it is needed."""
+def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
+    """Whether each reference (gold, kind, choices) verifies against itself, and algebra, where it is asked, reads it."""
+    results = [_verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT for gold, kind, choices in references]
+    asked: dict[str, list[int]] = {}
+    for index, (gold, kind, choices) in enumerate(references):
+        text = plain(gold) if results[index] else ""
+        if results[index] and (kind or kind_of(gold, choices)) == "math" and expressions(read(text)):
+            if algebra.is_costly(text) or algebra.is_undefined(text):
+                results[index] = False
+            else:
+                asked.setdefault(text, []).append(index)
+    for indices, outcome in zip(asked.values(), algebra.check(list(asked)), strict=True):
+        for index in indices:
+            results[index] = outcome == Outcome.CORRECT
+    return results
 
 
 class _Pair(NamedTuple):
@@ -62,6 +80,9 @@ class _Pair(NamedTuple):
 
     gold: str
     answer: str
+
+
+_compared: dict[_Pair, Outcome] = {}  # so that a second reward that needs the same verdict asks for nothing
 
 
 def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
@@ -108,7 +129,6 @@ def _judged(equal: bool) -> Outcome:
 
 # --- choices ----------------------------------------------------------------------------------------------------------
 
-_LETTER = re.compile(r"\(?([A-Za-z])(?:\)|\b)(?:[.:)]? ?(?P<option>.*))?")
 _HEDGE = re.compile(r"[,;:?!.|/]|\b[A-Z]\b|\b(?:or|and|not|but|maybe|perhaps|actually|wait|instead|either|no)\b")
 
 

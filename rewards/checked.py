@@ -1,0 +1,160 @@
+"""A reward function held to its contract: one finite number, or None, for each completion. What breaks it is named.
+
+TRL 1.16 trains on the keys of a dict, on infinities and on nothing at all when every value is None, without an error.
+"""
+
+import functools
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal
+
+OnError = Literal["fail", "zero"]
+CEILING = 10  # calls in a row that `zero` forgives (our choice)
+
+
+class RewardError(RuntimeError):
+    """A reward function broke its contract; the message has its name, the row and what is wrong."""
+
+
+def checked(function: Callable[..., Any], bound: float, on_error: OnError = "fail") -> Callable[..., Any]:
+    """`function`, sync or async as it was, whose every call returns a list of finite floats and Nones.
+
+    Args:
+        function: TRL's reward signature, called with keywords alone; its `__name__` stands in messages.
+        bound: the largest absolute value that is no mistake.
+        on_error: `fail` raises; `zero` puts 0 for the values concerned, says so on stderr, and fails when the call
+            before it and eight more needed that too (`CEILING`).
+
+    Raises (when called):
+        RewardError: the function raised, or returned something else.
+    """
+    guard = _Guard(function, bound, on_error)
+
+    if is_async(function):
+
+        @functools.wraps(function)
+        async def wrapper(**columns: Any) -> list[float | None]:
+            return await guard.call(columns)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(**columns: Any) -> list[float | None]:  # type: ignore[misc]  # the same name, sync
+            return _result(guard.call(columns))
+
+    return wrapper
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of `function` must be awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _result(coroutine: Coroutine[Any, Any, list[float | None]]) -> list[float | None]:
+    """The value of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return list(finished.value)
+    raise AssertionError("a sync reward waited for something")
+
+
+class _Guard:
+    def __init__(self, function: Callable[..., Any], bound: float, on_error: OnError) -> None:
+        self.function, self.bound, self.on_error = function, bound, on_error
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.forgiven = 0  # calls in a row
+
+    async def call(self, columns: dict[str, Any]) -> list[float | None]:
+        count = len(columns["completions"])
+        try:
+            values = self._listed(await self._invoke(columns), count)
+        except Exception as error:
+            message = await self._located(error, columns)
+            self._forgive(message, error)
+            return [0.0] * count
+        problems = {index: problem for index, value in enumerate(values) if (problem := self._problem(value))}
+        if problems:
+            index, problem = next(iter(problems.items()))
+            self._forgive(f"{self._at(columns, index)}: {problem}; {len(problems)} such values of {count}")
+        else:
+            self.forgiven = 0
+        return [0.0 if index in problems else _plain(value) for index, value in enumerate(values)]
+
+    async def _invoke(self, columns: dict[str, Any]) -> Any:
+        returned = self.function(**columns)
+        return await returned if inspect.isawaitable(returned) else returned
+
+    def _listed(self, returned: Any, count: int) -> list[Any]:
+        """What the function returned as a list of `count` scalars."""
+        if hasattr(returned, "tolist"):  # a tensor, an array
+            returned = returned.tolist()
+        if isinstance(returned, dict | str | bytes) or not hasattr(returned, "__iter__"):
+            raise RewardError(f"returned a {type(returned).__name__}, not a list with one number a completion")
+        values = [each[0] if isinstance(each, list | tuple) and len(each) == 1 else each for each in returned]
+        if len(values) != count:
+            raise RewardError(f"returned {len(values)} values for {count} completions")
+        return values
+
+    def _problem(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        try:
+            number = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            return f"{value!r:.60} is no number"
+        if not math.isfinite(number):
+            return f"{value!r:.60} is no finite number"
+        if abs(number) > self.bound:
+            return f"{number:g} is outside the bound of {self.bound:g}; give the reward a wider `bound` if it is meant"
+        return None
+
+    def _at(self, columns: dict[str, Any], index: int) -> str:
+        return f"reward {self.name!r}, row id={columns['id'][index] if 'id' in columns else index}"
+
+    async def _located(self, error: Exception, columns: dict[str, Any]) -> str:
+        """The message of a failed call, with the first row that fails alone."""
+        count = len(columns["completions"])
+        if isinstance(error, RewardError):
+            ids = f", rows id={columns['id'][0]} to {columns['id'][-1]}" if count and "id" in columns else ""
+            return f"reward {self.name!r}{ids}: {error}"
+        for index in range(count):
+            try:
+                await self._invoke(_row(columns, index, count))
+            except Exception as alone:
+                return f"{self._at(columns, index)}: raised {told(alone)}"
+        return f"reward {self.name!r}: raised {told(error)}, with these {count} completions together"
+
+    def _forgive(self, message: str, error: Exception | None = None) -> None:
+        self.forgiven += 1
+        if self.on_error == "fail":
+            raise RewardError(message) from error
+        if self.forgiven >= CEILING:
+            raise RewardError(f"{message} ({CEILING} calls in a row; `on_error: zero` forgives no more)") from error
+        if error is not None and self.forgiven == 1:
+            traceback.print_exception(error)
+        print(f"WARNING {message}; counted as 0 (on_error: zero)", file=sys.stderr, flush=True)
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _row(columns: dict[str, Any], index: int, count: int) -> dict[str, Any]:
+    """The arguments of a call with the completion at `index` alone."""
+    return {
+        name: values[index : index + 1] if isinstance(values, Sequence) and len(values) == count else values
+        for name, values in columns.items()
+    }
+
+
+def told(error: Exception) -> str:
+    """What was raised, and where, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}".replace("\n", " ")
