@@ -50,7 +50,7 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
             batch = list(mine.select(range(begin, min(begin + decoding.batch_size, len(mine)))))
             temperature = decoding.temperature if sample else None
             seed = decoding.seed + 1_000_003 * sample + begin
-            responses = decoder.decode(batch, task.max_new_tokens, temperature, seed)
+            responses = list(decoder.decode(batch, task.max_new_tokens, temperature, seed))
             lines += _lines(batch, responses, sample)
             bar.update(len(batch))
     bar.close()

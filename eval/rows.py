@@ -30,8 +30,8 @@ class Source:
     config: str | None = None  # the hub data set's configuration
 
 
-def read(source: Source) -> "datasets.Dataset":
-    """All rows of `source` in canonical form; an image is decoded only when its row is used.
+def read(source: Source, first: int | None = None) -> "datasets.Dataset":
+    """The rows of `source` in canonical form, or the `first` few; an image is decoded only when its row is used.
 
     Where a row holds a response that the grammar rejects (`vision_r1`), its column `malformed` has the reason.
 
@@ -40,7 +40,7 @@ def read(source: Source) -> "datasets.Dataset":
     """
     from datasets import Value
 
-    table = _load(source)
+    table = _load(source, first)
     if source.format == "rows" and "problem" in table.column_names:  # geometry3k and its like
         table = table.rename_column("problem", "question")
     if source.format == "rows" and "answer" in table.column_names:  # numbers too: an answer is text
@@ -74,7 +74,21 @@ _REQUIRED = {
 _REPLACED = {"id", "question", "image", "images", "answer", "choices", "hint", "conversations"}
 
 
-def _load(source: Source) -> "datasets.Dataset":
+def _load(source: Source, first: int | None) -> "datasets.Dataset":
+    table = _table(source, streaming=first is not None)
+    return table if first is None else _taken(table, first)
+
+
+def _taken(table: "datasets.Dataset | datasets.IterableDataset", first: int) -> "datasets.Dataset":
+    import datasets
+
+    if isinstance(table, datasets.Dataset):
+        return table.select(range(min(first, len(table))))
+    return datasets.Dataset.from_list(list(table.take(first)), features=table.features)
+
+
+def _table(source: Source, streaming: bool) -> Any:
+    """A data set; one that is read row by row, where `streaming` spares the whole of it."""
     import datasets
 
     path = Path(source.path)
@@ -82,10 +96,12 @@ def _load(source: Source) -> "datasets.Dataset":
         if not path.is_file():
             raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
         kind = {".jsonl": "json"}.get(path.suffix, path.suffix.removeprefix("."))
-        return datasets.load_dataset(kind, data_files=str(path), split="train")
+        return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=streaming)
     if (path / "state.json").is_file():
         return datasets.load_from_disk(str(path))
-    return datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+    return datasets.load_dataset(
+        source.path, source.config, split=source.split, revision=source.revision, streaming=streaming
+    )
 
 
 def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":

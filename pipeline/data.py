@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
-from pipeline.recipe import Data, Problem, Recipe, RecipeError, mistakes
+from pipeline.recipe import Data, GrpoStage, Problem, Recipe, RecipeError, mistakes
 from rewards.response import render
+from rewards.verify import usable
 
 if TYPE_CHECKING:
     import datasets
@@ -41,10 +42,12 @@ def check_data(recipe: Recipe) -> None:
                 if stage.kind == "sft":
                     sft_rows(recipe.data[name], chat, stage.trainer.get("max_length"))
                 else:
-                    grpo_rows(recipe.data[name], chat)
+                    grpo_rows(recipe.data[name], chat, stage)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
-            read(load_task(task).source())
+            unusable = Counter(_with_gold_codes(read(load_task(task).source()))["code"][:])["answer_unusable"]
+        if unusable:
+            _tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
 
 
 def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datasets.Dataset":
@@ -65,13 +68,16 @@ def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datase
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def grpo_rows(data: Data, chat: "Chat") -> "datasets.Dataset":
+def grpo_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Dataset":
     """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see.
+
+    Where the stage verifies answers, a row whose own answer does not verify against itself cannot be used.
 
     Raises:
         RecipeError: rows cannot be used, and `bad_rows` is not `drop`.
     """
-    rows = _usable(read(data.source()), data, partial(_prompt_problem, chat))
+    verifies = any(reward.use in {"accuracy", "brevity"} for reward in stage.rewards)
+    rows = _usable(read(data.source()), data, partial(_prompt_problem, chat), verifies)
     hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
     return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
 
@@ -88,7 +94,9 @@ def _conversation(row: Row) -> Row:
 Found = tuple[str, str] | None  # a stable code and what is wrong
 
 
-def _usable(rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Found]) -> "datasets.Dataset":
+def _usable(
+    rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Found], verifies: bool = False
+) -> "datasets.Dataset":
     """The rows without a problem. Those with one are left out and counted, or refused, as `data.bad_rows` says."""
     read_only = [name for name in ("question", "think", "answer", "images", "malformed") if name in rows.column_names]
     found = undecoded(rows.select_columns(read_only)).map(
@@ -96,10 +104,16 @@ def _usable(rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Fo
         remove_columns=read_only,
         desc="checking rows",
     )
-    columns = zip(rows["id"][:], found["code"][:], found["problem"][:], strict=True)
+    problems = list(zip(found["code"][:], found["problem"][:], strict=True))
+    if verifies:
+        golds = zip(_with_gold_codes(rows)["code"][:], rows["answer"][:], strict=True)
+        problems = [
+            problem if problem[0] or not code else (code, _UNUSABLE.format(answer))
+            for problem, (code, answer) in zip(problems, golds, strict=True)
+        ]
     bad = {
         index: Problem(f"{data.path}:{index + 1}", code, problem, row_id)
-        for index, (row_id, code, problem) in enumerate(columns)
+        for index, (row_id, (code, problem)) in enumerate(zip(rows["id"][:], problems, strict=True))
         if code
     }
     if not bad:
@@ -112,6 +126,22 @@ def _usable(rows: "datasets.Dataset", data: Data, problem_of: Callable[[Row], Fo
     if len(bad) == len(rows):
         raise ValueError(f"{data.path}: no usable row is left ({counts})")
     return rows.select([index for index in range(len(rows)) if index not in bad])
+
+
+_UNUSABLE = "the answer {!r:.80} does not verify against itself; mend it, or declare its `kind`"
+
+
+def _with_gold_codes(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """A column `code`: `answer_unusable` where the reference does not verify against itself. datasets caches it."""
+    columns = [name for name in ("answer", "kind", "choices") if name in rows.column_names]
+    return rows.select_columns(columns).map(_gold_codes, batched=True, remove_columns=columns, desc="checking answers")
+
+
+def _gold_codes(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
+    golds = batch["answer"]
+    nothing = [None] * len(golds)
+    verified = usable(list(zip(golds, batch.get("kind", nothing), batch.get("choices", nothing), strict=True)))
+    return {"code": ["" if each else "answer_unusable" for each in verified]}
 
 
 def _first_of_each_kind(problems: Iterable[Problem]) -> Iterator[Problem]:

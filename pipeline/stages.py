@@ -14,6 +14,7 @@ from eval.task import Task, load_task
 from pipeline.data import check_data
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe, mistakes
+from pipeline.reward_check import check_rewards
 from rewards import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
@@ -51,6 +52,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     if first:
         if index == 0:
             check_data(recipe)
+            check_rewards(recipe, sys.stderr)
         else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)

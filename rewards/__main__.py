@@ -22,23 +22,29 @@ _CHUNK = 1024  # lines judged together
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all lines are scored, 2 a file or the reward cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m rewards", description="Try rewards on completions, without a model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards", description="Try rewards on completions, without a model."
+    )
     score = parser.add_subparsers(dest="command", required=True).add_parser(
         "score",
         help="one line of scores for each line of completions",
-        description='A line in: {"id", "completion", "answer", "kind"?, "choices"?, "truncated"?}, and any column that a '
+        description='A line in: {"id", "completion", "answer", "kind"?, "choices"?, "truncated"?}, and what else a '
         'reward reads. A line out: {"id", "reward", "outcome"}.',
     )
     score.add_argument("completions", type=Path, metavar="IN", help="JSON lines")
     score.add_argument("--out", type=Path, required=True, metavar="OUT")
-    score.add_argument("--reward", default="accuracy", help="a shipped name, file.py:function or package.module.function")
+    score.add_argument(
+        "--reward", default="accuracy", help="a shipped name, file.py:function or package.module.function"
+    )
     score.add_argument(
         "--argument", action="append", default=[], metavar="NAME=VALUE", help="of the reward; JSON, or else text"
     )
     score.add_argument("--bare", action="store_true", help="a completion is an answer alone, without tags")
     options = parser.parse_args(arguments)
     try:
-        reward = checked(load_reward(options.reward, dict(map(_argument, options.argument)), Path()), bound=float("inf"))
+        reward = checked(
+            load_reward(options.reward, dict(map(_argument, options.argument)), Path()), bound=float("inf")
+        )
         with options.completions.open("rb") as lines, options.out.open("w", encoding="utf-8") as out:
             counts, total = Counter[str](), 0.0
             while chunk := list(islice(lines, _CHUNK)):

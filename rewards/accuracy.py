@@ -51,7 +51,9 @@ def accuracy(
     training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set, and the trainer adds
     `truncated`. The share of each outcome is logged as `outcome/<outcome>`.
     """
-    found = [each.outcome for each in verdicts([completion_text(c) for c in completions], answer, kind, choices, truncated)]
+    found = [
+        each.outcome for each in verdicts([completion_text(c) for c in completions], answer, kind, choices, truncated)
+    ]
     if log_metric is not None:
         for outcome in Outcome:
             log_metric(f"outcome/{outcome}", found.count(outcome) / max(len(found), 1))

@@ -200,7 +200,9 @@ def _at_a_point(expression: Any) -> Any:
     import sympy
 
     symbols = sorted(expression.free_symbols, key=str)
-    return expression.subs({symbol: sympy.Rational(10007 + 1999 * i, 7919) for i, symbol in enumerate(symbols)}).evalf(30)
+    return expression.subs({symbol: sympy.Rational(10007 + 1999 * i, 7919) for i, symbol in enumerate(symbols)}).evalf(
+        30
+    )
 
 
 def _same_relation(here: Any, there: Any, sign: str) -> bool:
@@ -235,14 +237,23 @@ def _parse(text: str) -> Any:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    as_it_stands = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none", equations=False)
-    found = parse(f"${_latex(text)}$", [LatexExtractionConfig(normalization_config=as_it_stands)], "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
+    as_it_stands = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
+    )
+    found = parse(
+        f"${_latex(text)}$",
+        [LatexExtractionConfig(normalization_config=as_it_stands)],
+        "no_fallback",
+        parsing_timeout=None,
+    )
     if not found or not isinstance(found[0], sympy.Expr):
         return None
     return None if found[0].doit().has(sympy.nan, sympy.zoo) else found[0]
 
 
-_NAMED = re.compile(r"(?<![\\A-Za-z])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])")
+_NAMED = re.compile(
+    r"(?<![\\A-Za-z])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
+)
 
 
 def _latex(text: str) -> str:

@@ -7,7 +7,11 @@ from .accuracy import accuracy
 
 
 def brevity(
-    completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], answer: Sequence[str], budget: int, **columns: Any
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    answer: Sequence[str],
+    budget: int,
+    **columns: Any,
 ) -> list[float | None]:
     """`r = c * max(0, 1 - n / budget)`, with c the `accuracy` reward and n the tokens of the completion (our choice).
 

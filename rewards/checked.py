@@ -42,7 +42,7 @@ def checked(function: Callable[..., Any], bound: float, on_error: OnError = "fai
     else:
 
         @functools.wraps(function)
-        def wrapper(**columns: Any) -> list[float | None]:  # type: ignore[misc]  # the same name, sync
+        def wrapper(**columns: Any) -> list[float | None]:
             return _result(guard.call(columns))
 
     return wrapper
@@ -156,5 +156,8 @@ def told(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, TypeError) and frames and frames[-1].filename == __file__:  # the call itself
+        place = "; an argument comes from the recipe, from a column of the data, or has a default"
+    else:
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}".replace("\n", " ")

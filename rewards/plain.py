@@ -1,6 +1,6 @@
 """One spelling for what can be written in several: Unicode, markdown, LaTeX and phrases around an answer.
 
-Nothing here decides whether two answers are equal; it removes what carries no meaning, so that the rules which do decide
+Nothing here decides whether two answers are equal; it removes what carries no meaning, so that the rules which decide
 stay short. All rules are our choice.
 """
 
@@ -39,6 +39,7 @@ def plain(text: str) -> str:
 
 def _ascii_signs(text: str) -> str:
     """Unicode to ASCII and LaTeX, one character at a time."""
+    text = unicodedata.normalize("NFC", text)
     text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     text = re.sub(f"[{_SUBSCRIPTS}]+", lambda run: f"_{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     return "".join(char if char.isascii() and char.isprintable() else _ascii_sign(char) for char in text)
@@ -78,7 +79,7 @@ _SIGNS = {
     **dict.fromkeys("‘’‚′", "'"),
     "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ",
     "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "ℝ": r"\mathbb{R}",
-    "٫": ".", "٬": ",", "µ": r"\mu ",
+    "٫": ".", "٬": ",", "µ": r"\mu ", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ",
 }  # fmt: skip
 
 _BOLD = re.compile(r"(?<![\w*])\*\*([^*]+)\*\*(?![\w*])")  # not 2**3**4
@@ -93,7 +94,8 @@ _LATEX = [
         (r"\\([%$#&])", r"\1"),
         (rf"\\(?:{_STYLE})\s*\{{([^{{}}]*)\}}", r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\(?:lbrace|rbrace)(?![A-Za-z])", lambda match: "\\{" if match[0] == r"\lbrace" else "\\}"),
+        (r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\(l|g|n)(?:eq|eqslant|eqq)(?![A-Za-z])", r"\\\1e"),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
@@ -109,13 +111,7 @@ _PHRASE = re.compile(
 )
 _DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
 _BOX = re.compile(r"\\?f?box(?:ed)? ?(?:\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}|([0-9A-Za-z]$))")
-_WRAPPERS = [
-    re.compile(pattern)
-    for pattern in (
-        r'"([^"]+)"|\'([^\']+)\'|`([^`]+)`',
-        r"\*([^*]+)\*|_([^_]+)_",
-    )
-]
+_QUOTED = re.compile(r"([\"'`*_])((?:(?!\1).)+)\1")
 
 
 def _unwrapped(text: str) -> str:
@@ -123,8 +119,6 @@ def _unwrapped(text: str) -> str:
     text = text.removesuffix(".").strip() if not text.endswith("..") else text
     if match := _PHRASE.match(text):
         text = text[match.end() :]
-    if text[:1] in "\"'`*_":
-        for pattern in _WRAPPERS:
-            if match := pattern.fullmatch(text):
-                text = next(group for group in match.groups() if group is not None).strip()
+    if match := _QUOTED.fullmatch(text):
+        text = match[2].strip()
     return text

@@ -2,13 +2,14 @@
 
 A number is read by these rules (all our choice), and by nothing else:
 
-* integers and decimals in ASCII digits (`rewards.plain` has made them so); `05` is 5, `.5` is one half;
+* integers and decimals in ASCII digits (`rewards.plain` has made them so); `05` is 5, `.5` is one half,
+  `0.\\overline{3}` is one third;
 * thousands are set apart by commas (`1,234,567`) or blanks (`1 234 567`), in complete groups of three; a comma is never
   a decimal point;
 * fractions `1/2`, `\\frac12`, `\\frac{1}{2}`; mixed numbers `1 1/2`, `1\\frac12`, whose fraction is below one;
 * powers of ten `1e6`, `2.5\\times10^{-3}`, `10^6`, with at most three digits in the exponent;
 * another base: `1010_2`; a magnitude in words: `3 million`;
-* a unit or a currency may follow or, for `$`, lead; a percent sign is one of them.
+* a unit follows, a currency follows or leads; a percent sign is a unit.
 
 Two numbers are equal when both are integers and the same, or when they differ by at most 1e-6 and a millionth of the
 reference: `0.3333333` is a third, `0.333` is not. A unit that one side leaves out is taken as the other's; two that
@@ -35,6 +36,7 @@ _NUMBER = re.compile(
     rf"(?P<fraction>(?:(?P<whole>\d+)(?: and)?(?: (?=\d)| ?(?=\\frac)))?{_FRACTION})"
     rf"|(?P<base>(?P<figures>\d[0-9A-Za-z]*)_ ?(?:\{{ ?(\d\d?) ?\}}|(\d\d?)(?!\d)))"
     rf"|(?P<power>{_POWER})"
+    r"|(?P<periodic>(?P<begins>\d*\.\d*)\\(?:overline|bar) ?\{ ?(?P<period>\d{1,12}) ?\})"
     rf"|(?P<decimal>(?P<digits>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d{{1,3}})(?!\d)"
     rf"| ?(?:\\times|\\cdot|\*|x) ?{_POWER})?)"
 )
@@ -54,7 +56,7 @@ def quantity(text: str) -> Quantity | None:
     """The number in `text` (in its `plain` spelling) with its unit; None for anything else."""
     if len(text) > _MAX_CHARS or not text.isascii():
         return None
-    lead = re.match(r"(?:([-+]) ?)?(?:(\$) ?([-+])?)?", text)
+    lead = re.match(r"(?:([-+]) ?)?(?:(\$|EUR|GBP|JPY|INR) ?([-+])?)?", text)
     assert lead is not None  # every part may be absent
     text = text[lead.end() :]
     match = _NUMBER.match(text)
@@ -74,7 +76,7 @@ def quantity(text: str) -> Quantity | None:
     if lead[2]:
         if unit:
             return None
-        unit = "$"
+        unit = lead[2]
     negative = [lead[1], lead[3]].count("-") == 1
     return Quantity(-value if negative else value, unit)
 
@@ -93,6 +95,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
             return None
     if match["power"]:
         return Fraction(10) ** int(groups[13] or groups[14])
+    if match["periodic"]:
+        begins, period = match["begins"], match["period"]
+        shift = 10 ** len(begins.partition(".")[2])
+        return Fraction("0" + begins + "0") + Fraction(int(period), (10 ** len(period) - 1) * shift)
     exponent = int(match["exponent"] or groups[-2] or groups[-1] or 0)
     return Fraction(re.sub("[, ]", "", match["digits"])) * Fraction(10) ** exponent
 
@@ -101,11 +107,11 @@ def same_value(gold: Fraction, given: Fraction) -> bool:
     """Whether two numbers count as equal: integers exactly, others within a millionth."""
     if gold.denominator == given.denominator == 1:
         return gold == given
-    return abs(gold - given) <= TOLERANCE * min(1, abs(gold))
+    return abs(gold - given) <= min(TOLERANCE, TOLERANCE * abs(gold))
 
 
 def same_quantity(gold: Quantity, given: Quantity) -> bool:
-    """Whether two quantities are equal; a missing unit is the other side's, but no unit is invented for the reference."""
+    """Whether two quantities are equal; a missing unit is the other side's, an unknown one is not."""
     if gold.unit == "%" or given.unit == "%":
         return _same_percentage(gold, given)
     here, there = known_unit(gold.unit), known_unit(given.unit)
@@ -124,7 +130,7 @@ def _noun(unit: str) -> str:
 
 
 def _same_percentage(gold: Quantity, given: Quantity) -> bool:
-    """`50%` is 50 and 0.5. A bare reference above 1 may be a percentage (50: `50%`); below, it is a share (0.5: `50%`)."""
+    """`50%` is 50 and 0.5. A bare reference above 1 may be a percentage (50: `50%`), below it is a share."""
     if gold.unit == given.unit:
         return same_value(gold.value, given.value)
     if gold.unit and given.unit:

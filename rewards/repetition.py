@@ -7,7 +7,7 @@ from typing import Any
 def repetition(completion_ids: Sequence[Sequence[int]], ngram: int = 20, **_: Any) -> list[float]:
     """`r = -(1 - u / m)`, with m the n-grams of `ngram` tokens in the completion and u the different ones among them.
 
-    0 where nothing of that length comes twice, towards -1 for a loop. Appendix C.2 of arXiv 2502.03373; TRL's own function.
+    0 where nothing of that length comes twice, towards -1 for a loop. Appendix C.2 of arXiv 2502.03373; TRL's function.
     """
     from trl.rewards import get_repetition_penalty_reward
 

@@ -19,7 +19,9 @@ MAX_ANSWER_CHARS = 256  # a longer "answer" is a second reasoning trace
 
 _CLOSE = TAGS[1]
 _TAG = re.compile("|".join(TAGS))
-_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>|<unk>|\[/?INST\]")
+_SPECIAL_TOKEN = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>|<unk>|\[/?INST\]"
+)
 _LOOKALIKE = re.compile(r"<\s*+/?+\s*+(?:think|answer)\b", re.IGNORECASE)  # what a tag might be taken for
 _BOX = re.compile(r"\\boxed\b")
 _EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from types import SimpleNamespace
 from typing import Any
 
-from .checked import checked, is_async
+from .checked import is_async
 from .plain import plain
 from .quantity import quantity
 from .response import render
@@ -32,26 +32,28 @@ class Trial:
         if right is None:
             return "gives no value, even for right answers"
         as_much = [kind for kind in ("wrong", "malformed") if (self.paid[kind] or 0.0) >= right]
-        return f"pays {' and '.join(f'a {kind}' for kind in as_much)} answer as much as a right one" if as_much else None
+        return (
+            f"pays {' and '.join(f'a {kind}' for kind in as_much)} answer as much as a right one" if as_much else None
+        )
 
 
-def try_reward(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]], bound: float) -> Trial:
+def try_reward(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) -> Trial:
     """Call `function` as the trainer would, on four completions of each row.
 
     Args:
+        function: a reward under `rewards.checked.checked`.
         rows: canonical rows (`answer`, and whatever else the data has), at least one.
 
     Raises:
         RewardError: it raised, or returned what no reward may.
     """
-    guarded = checked(function, bound)
     paid: dict[str, float | None] = {}
     for kind in COMPLETIONS:
         texts = [_completion(kind, row) for row in rows]
-        values = call(guarded, texts, rows)
+        values = call(function, texts, rows)
         known = [value for value in values if value is not None]
         paid[kind] = math.fsum(known) / len(known) if known else None
-    return Trial(guarded.__name__, paid)
+    return Trial(function.__name__, paid)
 
 
 def call(function: Callable[..., Any], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float | None]:

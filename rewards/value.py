@@ -56,7 +56,7 @@ class Unordered(NamedTuple):
 
 
 Value = Words | Expression | Quantity | Assigned | Relation | Ordered | Unordered
-# Are two expressions the same (sign empty), or two equations or inequalities `expression sign 0`? (reference, answer, sign)
+# (reference, answer, sign): are two expressions the same, or, with a sign, the relations `expression sign 0`?
 Algebra = Callable[[str, str, str], bool]
 
 
@@ -93,7 +93,9 @@ def read(text: str) -> Value:
 _MATRIX = re.compile(r"[(\[]?\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}[)\]]?")
 _VARIABLE = r"(?:[A-Za-z]|\\(?!pi|infty)[a-z]+)(?:_(?:\w|\{ ?\w+ ?\}))?"
 # What a value can be given to: also f(x), AB, |AB|, \angle ABC, (x, y)
-_NAME = rf"{_VARIABLE}|[A-Za-z]\([A-Za-z0-9]\)|(?:\\angle ?)?[A-Z]{{2,3}}|\|[A-Z]{{2}}\||\({_VARIABLE}(?:, ?{_VARIABLE})+\)"
+_NAME = (
+    rf"{_VARIABLE}|[A-Za-z]\([A-Za-z0-9]\)|(?:\\angle ?)?[A-Z]{{2,3}}|\|[A-Z]{{2}}\||\({_VARIABLE}(?:, ?{_VARIABLE})+\)"
+)
 _SIGN = re.compile(r" ?(\\(?:le|ge|ne|approx)(?![A-Za-z])|[=<>]) ?")
 
 
@@ -107,7 +109,11 @@ def _list(items: tuple[Value, ...], separator: str) -> Value:
         return Unordered("system", items)
     if separator == " or " and all(isinstance(item, Ordered) for item in items):  # x<1 or x>2
         return Unordered("union", items)
-    flat = [each for item in items for each in (item.items if isinstance(item, Unordered) and item.kind == "list" else [item])]
+    flat = [
+        each
+        for item in items
+        for each in (item.items if isinstance(item, Unordered) and item.kind == "list" else [item])
+    ]
     return Unordered("list", tuple(flat))  # `1, 2 and 3`, `1 \\pm 2, 5`
 
 
@@ -172,14 +178,15 @@ def _scalar(text: str) -> Value:
     return Expression(text) if is_expression(text) else Words(text)
 
 
-_COMMANDS = set(
-    "frac sqrt pi infty times cdot div sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp "
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega "
-    "Gamma Delta Theta Lambda Sigma Phi Psi Omega lfloor rfloor lceil rceil".split()
-)
 _FUNCTIONS = set("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp pi".split())
+_COMMANDS = _FUNCTIONS | set(
+    "frac infty times cdot div lg lfloor rfloor lceil rceil alpha beta gamma delta epsilon zeta eta theta iota kappa "
+    "lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega".split()
+)
 _NO_EXPRESSION = re.compile(
-    r"(?<![_\d])\d+ \d|\d ?\\frac|(?<!\d)\.(?!\d)|(?<![\d.])0\d|--|\+\+|^\d+-\d+-\d+$|^\d+/\d+/\d+$"  # apart, mixed, dates
+    r"(?<![_\d])\d+ \d|\d ?\\frac"  # `7 8` and `2\frac12` are no products
+    r"|(?<!\d)\.(?!\d)|(?<![\d.])0\d|--|\+\+"
+    r"|^\d+-\d+-\d+$|^\d+/\d+/\d+$"  # dates
 )
 
 
@@ -189,8 +196,8 @@ def is_expression(text: str) -> bool:
         return False
     if not set(re.findall(r"\\([A-Za-z]+)", text)) <= _COMMANDS or re.search(r"\\[^A-Za-z]", text):
         return False
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", text))
-    return all(len(word) <= 2 or word in _FUNCTIONS for word in words)
+    words = re.findall(r"([A-Za-z]+)(\d?)", re.sub(r"\\[A-Za-z]+", " ", text))  # H2O is no product
+    return all(word in _FUNCTIONS or (len(word) <= 2 and not digit) for word, digit in words)
 
 
 def _depths(text: str) -> list[int]:
@@ -240,6 +247,8 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
     match gold, given:
         case Assigned(), Assigned() if gold.variable == given.variable:
             return same(gold.value, given.value, algebra)
+        case Assigned(value=Quantity()), Relation():  # an equation that is not solved
+            return False
         case Assigned() | Relation(), Assigned() | Relation():
             return _same_relation(gold, given, algebra)
         case Assigned(), _:
@@ -253,7 +262,7 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             return _same_items(gold, given, algebra)
         case Quantity(), Quantity():
             return same_quantity(gold, given)
-        case (Expression() | Quantity()), (Expression() | Quantity()):
+        case ((Expression() | Quantity()), (Expression() | Quantity())):
             if given.unit and gold.unit and known_unit(gold.unit) != known_unit(given.unit):
                 return False
             here, there = _expression(gold), _expression(given)
@@ -276,7 +285,11 @@ def _same_items(gold: Unordered, given: Unordered, algebra: Algebra) -> bool:
         return False
     if gold.kind != "system" and kinds != {"list"}:  # sets: what is said twice counts once
         matched = [[same(one, other, algebra) for other in given.items] for one in gold.items]
-        return all(map(any, matched)) and all(map(any, zip(*matched, strict=True))) and bool(gold.items) == bool(given.items)
+        return (
+            all(map(any, matched))
+            and all(map(any, zip(*matched, strict=True)))
+            and bool(gold.items) == bool(given.items)
+        )
     left = list(given.items)
     for one in gold.items:
         found = next((other for other in left if same(one, other, algebra)), None)

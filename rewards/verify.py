@@ -59,7 +59,7 @@ def verify_all(questions: Iterable[Question]) -> list[Outcome]:
 
 
 def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
-    """Whether each reference (gold, kind, choices) verifies against itself, and algebra, where it is asked, reads it."""
+    """Whether each reference (gold, kind, choices) verifies against itself, and algebra can read what it is asked."""
     results = [_verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT for gold, kind, choices in references]
     asked: dict[str, list[int]] = {}
     for index, (gold, kind, choices) in enumerate(references):
@@ -93,7 +93,7 @@ def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
     value = read(gold)
     if isinstance(value, Quantity):
         return "number"
-    return "text" if _is_text(value) else "math"
+    return "text" if _is_text(value) or re.fullmatch(r"\d+ ?- ?\d+", gold) else "math"  # 10-12 is a range
 
 
 def _is_text(value: Value) -> bool:
@@ -119,8 +119,10 @@ def _verdict(question: Question) -> Outcome | _Pair:
             return _judged(answer.casefold() == gold.casefold())
         case "number" if quantity(gold) is None:
             return Outcome.ANSWER_UNUSABLE
-        case _:
+        case "number" | "math":
             return _value(answer, gold)
+        case _:  # the data declares a kind that there is not
+            return Outcome.ANSWER_UNUSABLE
 
 
 def _judged(equal: bool) -> Outcome:

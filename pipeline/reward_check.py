@@ -1,0 +1,77 @@
+"""The recipe's rewards tried before a run: what each pays for right, wrong, malformed and empty completions."""
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.rows import read
+from pipeline.recipe import GrpoStage, Problem, Recipe, RecipeError
+from rewards.checked import RewardError
+from rewards.load import FORM_ALONE
+from rewards.trial import COMPLETIONS, Trial, try_reward
+
+ROWS = 8  # of the stage's data
+
+
+def check_rewards(recipe: Recipe, out: TextIO) -> None:
+    """Try every reward of the recipe; print a table for each stage and a warning for what teaches something else.
+
+    Data that is not on this machine and cannot be reached is said to be so, and its rewards are not tried.
+
+    Raises:
+        RecipeError: a reward raised, or returned what none may.
+    """
+    problems: list[Problem] = []
+    for index, stage in enumerate(recipe.stages):
+        if stage.kind == "grpo":
+            problems += _check_stage(recipe, index, stage, out)
+    if problems:
+        raise RecipeError(problems)
+
+
+def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO) -> list[Problem]:
+    try:
+        rows = [dict(row) for row in read(recipe.data[stage.data].source(), first=ROWS)]
+    except (OSError, ValueError) as error:
+        print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {_line(error)}", file=out)
+        return []
+    trials: list[Trial] = []
+    problems: list[Problem] = []
+    for number, reward in enumerate(stage.rewards):
+        try:
+            trials.append(try_reward(reward.function(on_error="fail"), rows))
+        except RewardError as error:
+            problems.append(Problem(recipe.where("stages", index, "rewards", number), "reward", str(error)))
+    if problems:
+        return problems
+    _print(stage, len(rows), [*trials, _total(stage, trials)], out)
+    if all(trial.paid["right"] is None for trial in trials):
+        message = f"{stage.name}.rewards: none gives a value, even for right answers, so nothing would be learned"
+        problems.append(Problem(recipe.where("stages", index, "rewards"), "reward", message))
+    return problems
+
+
+def _total(stage: GrpoStage, trials: list[Trial]) -> Trial:
+    """What the trainer adds up."""
+    pairs = list(zip(stage.rewards, trials, strict=True))
+    return Trial(
+        "weighted sum", {kind: sum(r.weight * (t.paid[kind] or 0.0) for r, t in pairs) for kind in COMPLETIONS}
+    )
+
+
+def _print(stage: GrpoStage, rows: int, trials: list[Trial], out: TextIO) -> None:
+    table = Table(
+        "reward", *COMPLETIONS, title=f"{stage.name}: what each reward pays, over {rows} rows", title_justify="left"
+    )
+    for trial in trials:
+        values = (trial.paid[kind] for kind in COMPLETIONS)
+        table.add_row(trial.name, *("none" if value is None else f"{value:.3g}" for value in values))
+    Console(file=out, width=100).print(table)
+    for trial in trials:
+        if trial.name not in FORM_ALONE and (warning := trial.warning()):
+            print(f"WARNING {stage.name}.rewards: {trial.name} {warning}", file=out)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
