@@ -4,13 +4,13 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
-from pipeline.recipe import Data, GrpoStage, Problem, Recipe, RecipeError, mistakes
+from pipeline.recipe import Data, Problem, Recipe, RecipeError, Reward, mistakes
 from rewards.response import render
 from rewards.verify import usable
 
@@ -42,7 +42,7 @@ def check_data(recipe: Recipe) -> None:
                 if stage.kind == "sft":
                     sft_rows(recipe.data[name], chat, stage.trainer.get("max_length"))
                 else:
-                    grpo_rows(recipe.data[name], chat, stage)
+                    grpo_rows(recipe.data[name], chat, stage.rewards)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
             unusable = Counter(_with_gold_codes(read(load_task(task).source()))["code"][:])["answer_unusable"]
@@ -68,15 +68,15 @@ def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datase
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def grpo_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Dataset":
+def grpo_rows(data: Data, chat: "Chat", rewards: Sequence[Reward] = ()) -> "datasets.Dataset":
     """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see.
 
-    Where the stage verifies answers, a row whose own answer does not verify against itself cannot be used.
+    Where one of `rewards` verifies answers, a row whose own answer does not verify against itself cannot be used.
 
     Raises:
         RecipeError: rows cannot be used, and `bad_rows` is not `drop`.
     """
-    verifies = any(reward.use in {"accuracy", "brevity"} for reward in stage.rewards)
+    verifies = any(reward.use in {"accuracy", "brevity"} for reward in rewards)
     rows = _usable(read(data.source()), data, partial(_prompt_problem, chat), verifies)
     hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
     return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")

@@ -32,7 +32,7 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         chat = Chat(model_in, settings["model_init_kwargs"]["revision"])
         banned = banned_from_sampling(vision_token_ids(chat.config), bool(settings.get("use_vllm")))
         settings["generation_kwargs"] = {**banned, **settings.get("generation_kwargs", {})}
-        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat, stage)
+        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat, stage.rewards)
     trainer = RolloutTrainer(
         model=model_in,
         chat=chat,

@@ -17,7 +17,6 @@ def brevity(
 
     n counts the answer too: it is a few tokens, and right.
     """
-    columns.pop("log_metric", None)  # accuracy's own share of the metrics is not ours to log again
     right = accuracy(completions, answer, **columns)
     return [
         None if value is None else value * max(0.0, 1 - len(ids) / budget)

@@ -60,7 +60,7 @@ def _ascii_sign(char: str) -> str:
             return str(unicodedata.decimal(char))
         case "Pd":
             return "-"
-        case "Cc" | "Cf" | "Cs" | "Co" | "Cn":
+        case "Cc" | "Cf":
             return ""
     if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)", unicodedata.name(char, "")):
         return f"\\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()} "

@@ -16,7 +16,6 @@ from .response import render
 from .verify import Kind, kind_of
 
 COMPLETIONS = ("right", "wrong", "malformed", "empty")
-_THINK = "The question asks for one thing, and the steps lead to it."
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,11 @@ def call(function: Callable[..., Any], texts: Sequence[str], rows: Sequence[Mapp
 
 def _completion(kind: str, row: Mapping[str, Any]) -> str:
     gold = str(row["answer"])
-    match kind:
-        case "right":
-            return render(_THINK, gold)
-        case "wrong":
-            return render(_THINK, _other(gold, row.get("kind"), row.get("choices")))
-        case "malformed":
-            return f"<think>{_THINK}</think>{gold}"
-        case _:
-            return ""
+    if kind == "empty":
+        return ""
+    answer = _other(gold, row.get("kind"), row.get("choices")) if kind == "wrong" else gold
+    response = render(f"The steps lead to one answer. It is {answer}.", answer)
+    return response.replace("<answer>", "").replace("</answer>", "") if kind == "malformed" else response
 
 
 def _other(gold: str, kind: Kind | None, choices: Sequence[str] | None) -> str:

@@ -1,8 +1,19 @@
 """The shipped rewards, called as TRL calls them."""
 
-from rewards.accuracy import accuracy
+from typing import Any
+
+import pytest
+from tables import table
+
+from rewards.accuracy import accuracy, verdicts
+from rewards.brevity import brevity
 from rewards.format import format
-from rewards.response import render
+from rewards.overlong import overlong
+from rewards.repetition import repetition
+from rewards.response import Reason, render
+from rewards.verify import Outcome
+
+GAMED = table("gamed")
 
 
 def _conversation(text: str) -> list[dict[str, str]]:
@@ -18,8 +29,24 @@ def test_only_a_well_formed_right_answer_is_paid() -> None:
     assert accuracy([RIGHT, WRONG, MALFORMED], answer=["7"] * 3) == [1.0, 0.0, 0.0]
 
 
+def test_a_gamed_completion_earns_nothing_and_an_honest_one_all() -> None:
+    columns: dict[str, Any] = {name: [row.get(name) for row in GAMED] for name in ("answer", "choices")}
+    paid = accuracy([row["completion"] for row in GAMED], **columns)
+    assert [row["name"] for row, value in zip(GAMED, paid, strict=True) if value != row["pays"]] == []
+    assert sum(row["pays"] for row in GAMED) == 10
+    assert len(GAMED) > 80
+
+
 def test_an_unusable_reference_is_none_and_not_zero() -> None:
     assert accuracy([RIGHT], answer=[""]) == [None]
+
+
+def test_a_truncated_response_is_not_paid_whatever_it_says() -> None:
+    assert verdicts([RIGHT, MALFORMED], ["7", "7"], truncated=[True, False]) == [
+        (Outcome.TRUNCATED, None),
+        (Outcome.MALFORMED, Reason.MISSING_TAG),
+    ]
+    assert accuracy([RIGHT], answer=["7"], truncated=[True]) == [0.0]
 
 
 def test_outcomes_are_logged_as_shares() -> None:
@@ -32,3 +59,19 @@ def test_outcomes_are_logged_as_shares() -> None:
 
 def test_format_pays_for_form_alone() -> None:
     assert format([_conversation(RIGHT), WRONG, MALFORMED]) == [1.0, 1.0, 0.0]
+
+
+def test_brevity_pays_the_shorter_of_two_right_responses_more_and_no_wrong_one() -> None:
+    ids = [[0] * length for length in (10, 30, 50, 10)]
+    paid = brevity([RIGHT, RIGHT, RIGHT, WRONG], completion_ids=ids, answer=["7"] * 4, budget=40)
+    assert paid == [0.75, 0.25, 0.0, 0.0]
+
+
+def test_overlong_falls_from_the_margin_to_the_budget() -> None:
+    ids = [[0] * length for length in (0, 80, 90, 100, 500)]
+    assert overlong(completion_ids=ids, budget=100, margin=20, completions=[]) == [0.0, 0.0, -0.5, -1.0, -1.0]
+
+
+def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:
+    loop, fresh = [1, 2] * 10, list(range(20))
+    assert repetition(completion_ids=[loop, fresh, [1]], ngram=2) == pytest.approx([-(1 - 2 / 19), 0.0, 0.0])

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from rewards.response import TAGS, Malformed, Reason, Response, answer_start, parse, render
 
-PLAIN = st.text(alphabet=st.characters(exclude_characters="<"), min_size=1, max_size=50).filter(lambda s: s.strip())
+PLAIN = st.text(alphabet=st.characters(exclude_characters="<"), min_size=1, max_size=50).filter(
+    lambda text: any(map(str.isalnum, text)) and text.strip()
+)
 
 
 @given(PLAIN, PLAIN)
@@ -21,7 +23,7 @@ def test_a_rendered_response_is_read_back(think: str, answer: str) -> None:
         ("<think>a</think>B", Reason.MISSING_TAG),
         ("<answer>B</answer>", Reason.MISSING_TAG),
         ("<think>a<answer>B</answer>", Reason.MISSING_TAG),
-        ("<Think>a</Think><answer>B</answer>", Reason.MISSING_TAG),
+        ("<Think>a</Think><answer>B</answer>", Reason.LOOKALIKE_TAG),
         ("<think>a</think><answer>B</answer><answer>C</answer>", Reason.REPEATED_TAG),
         ("<think><think>a</think></think><answer>B</answer>", Reason.REPEATED_TAG),
         ("<answer>B</answer><think>a</think>", Reason.TAG_ORDER),
@@ -34,6 +36,11 @@ def test_a_rendered_response_is_read_back(think: str, answer: str) -> None:
         (render("a", "B" * 257), Reason.LONG_ANSWER),
         ("<think>a<|im_end|></think><answer>B</answer>", Reason.SPECIAL_TOKEN),
         (render("a", "B") + "<|im_end|><|im_end|>", Reason.SPECIAL_TOKEN),
+        ("<think>a[/INST]</think><answer>B</answer>", Reason.SPECIAL_TOKEN),
+        ("<think>a <answer x=1></think><answer>B</answer>", Reason.LOOKALIKE_TAG),
+        ("<think>a </ Answer></think><answer>B</answer>", Reason.LOOKALIKE_TAG),
+        ("<think>\u200b ...</think><answer>B</answer>", Reason.EMPTY_THINK),
+        (render("a", r"\boxed{B} \boxed{B}"), Reason.SEVERAL_BOXES),
     ],
 )
 def test_what_the_grammar_rejects_has_its_reason(text: str, reason: Reason) -> None:
@@ -47,6 +54,14 @@ def test_blanks_and_one_final_end_of_turn_are_allowed() -> None:
 @given(st.lists(st.sampled_from([*TAGS, "a", " ", "<", "</", "\ud800", "\0", "<|im_end|>"]), max_size=30).map("".join))
 def test_any_text_is_read_without_an_exception(text: str) -> None:
     assert isinstance(parse(text), Response | Malformed)
+
+
+@pytest.mark.parametrize(
+    "text", ["<" * 10**6, "<think>" * 10**5, "< " * 10**6, "<" + " " * 10**6, "\\boxed" * 10**5, "a" * 10**6]
+)
+def test_a_long_text_is_read_in_linear_time(text: str) -> None:
+    """A quadratic look at one megabyte would take hours, and the test's limit is seconds."""
+    assert isinstance(parse(text), Malformed)
 
 
 @given(PLAIN, PLAIN, st.lists(st.integers(1, 5), min_size=1))
