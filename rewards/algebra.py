@@ -4,9 +4,11 @@ The checks are our choice. Any expression of a few characters can keep a compute
 big-integer power holds the interpreter's lock, so no thread and no signal can stop it; only a process can be killed.
 """
 
+import math
 import multiprocessing
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from functools import lru_cache
@@ -24,7 +26,7 @@ _WORKERS = 2  # a rank's; one goes on while the other is replaced
 
 _TOO_COSTLY = re.compile(
     r"\d{31}"
-    r"|(?:\^|\*\*)[^-+]*(?:\^|\*\*)"  # a power of a power
+    r"|(?:\^|\*\*)\s*[{(]?\s*[\w.]*[\de]\s*[})]?\s*(?:\^|\*\*)"  # a tower of numbers
     r"|(?:\^|\*\*)[\s{(]*-?[\d ]{4}"  # a huge exponent
     r"|\d{4}\s*!|[)\]}!]\s*!"  # the factorial of something large
     r"|[)\]}]\s*(?:\^|\*\*)[\s{(]*\d\d"  # a bracket multiplied out
@@ -52,6 +54,8 @@ def is_undefined(text: str) -> bool:
 
 _starting = threading.Lock()
 _pool: "ProcessPool | None" = None
+_lost_at = -math.inf  # when a worker was last killed
+_START_S = 2.0  # one that is ended while it starts in its place prints a traceback
 
 
 def compare(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -69,6 +73,7 @@ def check(golds: Sequence[str]) -> list[str]:
 
 
 def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list[str]:
+    global _lost_at
     from pebble import ProcessExpired
 
     results: list[str | None] = [None] * len(calls)
@@ -78,8 +83,10 @@ def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list
             try:
                 results[index] = future.result()
             except TimeoutError:
-                results[index] = "timeout"
-            except (MemoryError, RecursionError, ProcessExpired):  # the pool starts another worker
+                results[index], _lost_at = "timeout", time.monotonic()
+            except ProcessExpired:  # the pool starts another worker
+                results[index], _lost_at = "unparseable", time.monotonic()
+            except (MemoryError, RecursionError):
                 results[index] = "unparseable"
             except (BrokenExecutor, CancelledError):
                 close(pool)
@@ -102,6 +109,7 @@ def close(pool: "ProcessPool | None" = None) -> None:
     global _pool
     with _starting:
         if _pool is not None and pool in {None, _pool}:
+            time.sleep(max(0.0, _lost_at + _START_S - time.monotonic()))
             _pool.stop()
             _pool.join()
             _pool = None
@@ -262,4 +270,5 @@ def _latex(text: str) -> str:
     text = re.sub(r"\\frac ?(\d) ?(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^(-?\d+|-[a-z])", r"^{\1}", text)
     text = re.sub(r"\\sqrt ?(?:\(([^()]*)\)|(\d+|[A-Za-z]))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = re.sub(r"(?<=\d)i(?![A-Za-z])", " i", text)  # math-verify knows the imaginary unit when it stands alone
     return re.sub(r"([\d)])\(", r"\1\\cdot (", text)

@@ -79,7 +79,7 @@ class _Guard:
         problems = {index: problem for index, value in enumerate(values) if (problem := self._problem(value))}
         if problems:
             index, problem = next(iter(problems.items()))
-            self._forgive(f"{self._at(columns, index)}: {problem}; {len(problems)} such values of {count}")
+            self._forgive(f"{self._at(columns, index)}: {problem} ({len(problems)} of {count} values)")
         else:
             self.forgiven = 0
         return [0.0 if index in problems else _plain(value) for index, value in enumerate(values)]
@@ -103,8 +103,10 @@ class _Guard:
         if value is None:
             return None
         try:
-            number = math.nan if isinstance(value, str) else float(value)
+            number = float(value) if not isinstance(value, str) else None
         except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None:
             return f"{value!r:.60} is no number"
         if not math.isfinite(number):
             return f"{value!r:.60} is no finite number"

@@ -79,7 +79,7 @@ _SIGNS = {
     **dict.fromkeys("‘’‚′", "'"),
     "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ",
     "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "ℝ": r"\mathbb{R}",
-    "٫": ".", "٬": ",", "µ": r"\mu ", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ",
+    "٫": ".", "٬": ",", "µ": r"\mu ", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ", "¢": " cents",
 }  # fmt: skip
 
 _BOLD = re.compile(r"(?<![\w*])\*\*([^*]+)\*\*(?![\w*])")  # not 2**3**4
@@ -94,6 +94,7 @@ _LATEX = [
         (r"\\([%$#&])", r"\1"),
         (rf"\\(?:{_STYLE})\s*\{{([^{{}}]*)\}}", r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\{([^{}]+?) ?\\over(?![A-Za-z]) ?([^{}]+)\}", r"\\frac{\1}{\2}"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\(l|g|n)(?:eq|eqslant|eqq)(?![A-Za-z])", r"\\\1e"),
@@ -109,6 +110,7 @@ _PHRASE = re.compile(
     r"(?: is:?| ?:| ?=|(?= \(?[A-Z]\)?$| [-(\\\d])) ?(?=\S)",
     re.IGNORECASE,
 )
+_MINUS = re.compile(r"^(?:minus|negative) (?=[\d.\\])", re.IGNORECASE)
 _DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
 _BOX = re.compile(r"\\?f?box(?:ed)? ?(?:\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}|([0-9A-Za-z]$))")
 _QUOTED = re.compile(r"([\"'`*_])((?:(?!\1).)+)\1")
@@ -119,6 +121,7 @@ def _unwrapped(text: str) -> str:
     text = text.removesuffix(".").strip() if not text.endswith("..") else text
     if match := _PHRASE.match(text):
         text = text[match.end() :]
+    text = _MINUS.sub("-", text)
     if match := _QUOTED.fullmatch(text):
         text = match[2].strip()
     return text

@@ -46,6 +46,7 @@ class Ordered(NamedTuple):
     opens: str
     items: "tuple[Value, ...]"
     closes: str
+    variable: str = ""  # of an inequality
 
 
 class Unordered(NamedTuple):
@@ -68,21 +69,24 @@ def read(text: str) -> Value:
     text = _without_outer_brackets(text.strip().removeprefix("+").strip())
     if found := quantity(text):
         return found
-    if re.fullmatch(r"[A-Za-z'-]{2,}(?: [A-Za-z'-]+)*", text):
-        return Words(text)
     if matrix := _MATRIX.fullmatch(text):
         rows = _split(matrix[2].strip().removesuffix("\\\\"), "\\\\")
         return Ordered("[", tuple(Ordered("[", _all(_split(row, "&")), "]") for row in rows), "]")
     if len(parts := _split(text, r"\cup")) > 1:
         return Unordered("union", _all(parts))
+    text = text.replace(", and ", " and ").replace(", or ", " or ")
     for separator in (" or ", " and ", "; ", ", ", ";", ","):
         if len(parts := _split(text, separator)) > 1:
-            return _list(_all(part.removeprefix("and ").removeprefix("or ") for part in parts), separator)
+            return _list(_all(parts), separator)
+    if re.fullmatch(r"(?=.*[A-Za-z]{2})[A-Za-z'-]+(?: [A-Za-z'-]+)*", text):
+        return Words(text)
     for opens, closes in ((r"\{", r"\}"), ("{", "}")):
         if (inside := _inside(text, opens, closes)) is not None:
             return Unordered("set", _all(_split(inside, ",")) if inside else ())
     if text == r"\emptyset":
         return Unordered("set", ())
+    if text in {r"\mathbb{R}", r"\mathbb R"}:
+        return Ordered("(", _all((r"-\infty", r"\infty")), ")")
     for opens, closes in ("()", "(]", "[)", "[]"):
         inside = _inside(text, opens, closes)
         if inside is not None and len(parts := _split(inside, "," if "," in inside else ";")) > 1:
@@ -109,12 +113,23 @@ def _list(items: tuple[Value, ...], separator: str) -> Value:
         return Unordered("system", items)
     if separator == " or " and all(isinstance(item, Ordered) for item in items):  # x<1 or x>2
         return Unordered("union", items)
+    if separator == " and " and (between := _intersection(items)):
+        return between
     flat = [
         each
         for item in items
         for each in (item.items if isinstance(item, Unordered) and item.kind == "list" else [item])
     ]
     return Unordered("list", tuple(flat))  # `1, 2 and 3`, `1 \\pm 2, 5`
+
+
+def _intersection(items: tuple[Value, ...]) -> Value | None:
+    """`x>1 and x<2` as `1<x<2`."""
+    match sorted(items, key=lambda item: isinstance(item, Ordered) and item.items[0] == read(r"-\infty")):
+        case [Ordered(opens, (low, _), ")", str(name)), Ordered("(", (_, high), closes, str(same_name))]:
+            if name == same_name != "" and items[0] != items[1] and high != read(r"\infty"):
+                return Ordered(opens, (low, high), closes, name)
+    return None
 
 
 def _relation(text: str) -> Value | None:
@@ -145,7 +160,7 @@ def _interval(sides: list[str], signs: list[str]) -> Value | None:
     low, variable, high = sides
     if not re.fullmatch(_VARIABLE, variable) or any(_has_variable(border) for border in (low, high)):
         return None
-    return Ordered("(["[signs[0] == r"\le"], _all([low, high]), ")]"[signs[1] == r"\le"])
+    return Ordered("(["[signs[0] == r"\le"], _all([low, high]), ")]"[signs[1] == r"\le"], variable)
 
 
 def _has_variable(text: str) -> bool:
@@ -232,6 +247,8 @@ def _inside(text: str, opens: str, closes: str) -> str | None:
 
 
 def _without_outer_brackets(text: str) -> str:
+    if text.startswith("{{"):  # a template's, not LaTeX's
+        return text
     for opens, closes in ("()", "{}"):
         inside = _inside(text, opens, closes)
         if inside and len(_split(inside, ",")) == len(_split(inside, ";")) == 1:
@@ -257,7 +274,8 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             return same(gold, given.value, algebra)
         case Ordered(), Ordered():
             shape = (gold.opens, gold.closes, len(gold.items)) == (given.opens, given.closes, len(given.items))
-            return shape and all(same(*pair, algebra) for pair in zip(gold.items, given.items, strict=True))
+            named = not gold.variable or not given.variable or gold.variable == given.variable
+            return shape and named and all(same(*pair, algebra) for pair in zip(gold.items, given.items, strict=True))
         case Unordered(), Unordered():
             return _same_items(gold, given, algebra)
         case Quantity(), Quantity():
@@ -268,7 +286,7 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             here, there = _expression(gold), _expression(given)
             return spelled(here) == spelled(there) or algebra(here, there, "")
         case Words(), Words():
-            return gold.text.casefold() == given.text.casefold()
+            return folded(gold.text) == folded(given.text)
     return False
 
 
@@ -318,6 +336,15 @@ def expressions(value: Value) -> list[str]:
         case Ordered() | Unordered():
             return [text for item in value.items for text in expressions(item)]
     return []
+
+
+def folded(text: str) -> str:
+    """`text` as words are compared: without case, and times and ratios in one form (`07:45 a.m.` is `7:45 AM`)."""
+    text = text.casefold()
+    if ":" in text:
+        text = re.sub(r" ?: ?", ":", text)
+        text = re.sub(r"\b0(?=\d:)", "", re.sub(r" ?\b([ap])\.?m\b\.?|(?<=\d)([ap])m\b", r" \1\2m", text))
+    return text
 
 
 def spelled(text: str) -> str:

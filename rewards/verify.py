@@ -14,7 +14,7 @@ from . import algebra
 from .plain import plain
 from .quantity import Quantity, quantity
 from .response import MAX_ANSWER_CHARS
-from .value import Unordered, Value, Words, expressions, read, same, spelled
+from .value import Unordered, Value, Words, expressions, folded, read, same, spelled
 
 Kind = Literal["choice", "text", "number", "math"]
 
@@ -116,7 +116,7 @@ def _verdict(question: Question) -> Outcome | _Pair:
         case "choice":
             return _choice(answer, gold, question.choices or ())
         case "text":
-            return _judged(answer.casefold() == gold.casefold())
+            return _judged(folded(answer) == folded(gold))
         case "number" if quantity(gold) is None:
             return Outcome.ANSWER_UNUSABLE
         case "number" | "math":

@@ -12,12 +12,13 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).parent))
 
 import sft
+import verifier
 
 if __name__ == "__main__":
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
-    found = [result for benchmark in (sft,) for result in benchmark.results()]
+    found = [result for benchmark in (verifier, sft) for result in benchmark.results()]
     Path("bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     table = Table("name", "value", "unit", "detail")
     for result in found:

@@ -19,11 +19,25 @@ async def slow(completions, **kwargs):
 def closed(completions):
     return [1.0 for _ in completions]
 """
+DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Limit:
+    chars: int
+
+def short(completions, **kwargs):
+    return [float(len(text) <= Limit(3).chars) for text in completions]
+"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mine.py").write_text(MINE)
+    files = {"mine": MINE, "typed": DATACLASS, "broken": "def f(:", "raises": "import json\njson.loads('')", "text": ""}
+    for name, content in files.items():
+        (tmp_path / f"{name}.py").write_text(content)
+    (tmp_path / "text.py").rename(tmp_path / "text.txt")
     return tmp_path
 
 
@@ -37,6 +51,10 @@ def test_a_function_in_a_file_gets_its_arguments(folder: Path) -> None:
     reward = load_reward("mine.py:brevity", {"budget": 3}, folder)
     assert reward.__name__ == "brevity"
     assert reward(completions=["abc", "abcd"], prompts=[]) == [1.0, 0.0]
+
+
+def test_a_file_may_define_dataclasses(folder: Path) -> None:
+    assert load_reward("typed.py:short", {}, folder)(completions=["abc", "abcd"]) == [1.0, 0.0]
 
 
 def test_an_async_reward_stays_async(folder: Path) -> None:
@@ -60,6 +78,9 @@ def test_a_reward_of_trl_is_found_by_its_path(folder: Path) -> None:
         ("mine.py:brevity", {"bugdet": 3}, "takes no argument 'bugdet'"),
         ("no_such_package.reward", {}, "No module named"),
         ("math.pi", {}, "is a float"),
+        ("broken.py:f", {}, r"SyntaxError: .*broken.py, line 1"),
+        ("raises.py:f", {}, r"JSONDecodeError: .*decoder.py:\d+"),
+        ("text.txt:f", {}, "text.txt is no Python file"),
     ],
 )
 def test_a_reward_that_cannot_be_used_is_named(folder: Path, use: str, arguments: dict[str, int], message: str) -> None:

@@ -35,7 +35,7 @@ def test_no_wrong_answer_is_paid_and_97_percent_of_right_ones_are() -> None:
 
 
 def _negatives() -> Iterator[Question]:
-    """Each right pair of the table, its answer made wrong: off by one, sign, order, another unit, anagram, another letter."""
+    """Each right pair of the table, made wrong: off by one, sign, order, another unit, anagram, another letter."""
     for row in PAIRS:
         if not row["right"]:
             continue
