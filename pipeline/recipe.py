@@ -90,7 +90,7 @@ class Reward(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     use: str
     weight: float = 1.0
-    bound: float = Field(default=1000.0, gt=0)  # a larger value, of either sign, is a mistake
+    bound: float = Field(default=1e6, gt=0)  # a larger value, of either sign, is a mistake
     on_error: OnError = "fail"  # what breaks the contract stops the run, or counts as 0
 
     def function(self, folder: Path = Path(), on_error: OnError | None = None) -> Callable[..., Any]:

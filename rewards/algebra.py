@@ -6,6 +6,7 @@ big-integer power holds the interpreter's lock, so no thread and no signal can s
 
 import math
 import multiprocessing
+import os
 import re
 import threading
 import time
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 2.0  # one comparison, in the worker
 WORKER_BYTES = 1024**3
-_WORKERS = 2  # a rank's; one goes on while the other is replaced
 
 _TOO_COSTLY = re.compile(
     r"\d{31}"
@@ -99,8 +99,10 @@ def _schedule(function: Callable[..., str], arguments: tuple[str, ...]) -> "tupl
         if _pool is None or not _pool.active:
             from pebble import ProcessPool
 
+            cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            workers = min(max(cores, 2), 8)  # a rank's; one goes on while another is replaced
             context = multiprocessing.get_context("spawn")
-            _pool = ProcessPool(max_workers=_WORKERS, max_tasks=1000, initializer=_prepare_worker, context=context)
+            _pool = ProcessPool(max_workers=workers, max_tasks=1000, initializer=_prepare_worker, context=context)
         return _pool, _pool.schedule(function, args=arguments, timeout=TIMEOUT_S)
 
 
@@ -142,7 +144,7 @@ def _prepare_worker() -> None:
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     for pair in _TYPICAL:  # imports and the grammar's caches: seconds that no answer should pay
         _equal(*pair, "")
-    resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
+    _limit(resource.RLIMIT_AS, WORKER_BYTES)
 
 
 def _compare(gold: str, answer: str) -> str:
@@ -151,6 +153,8 @@ def _compare(gold: str, answer: str) -> str:
         return "correct" if same(read(gold), read(answer), _equal) else "wrong"
     except _Unreadable as error:
         return str(error)
+    except Exception:  # whatever algebra raises over a model's text has an outcome of its own, and is counted
+        return "unparseable"
 
 
 def _check(gold: str) -> str:
@@ -163,8 +167,15 @@ def _limit_time() -> None:
     import resource
 
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(spent.ru_utime + spent.ru_stime) + 10
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + 10)
+
+
+def _limit(what: int, amount: int) -> None:
+    """Set a soft limit, below the hard one that the system may have set."""
+    import resource
+
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
 
 
 def _equal(gold: str, answer: str, sign: str) -> bool:

@@ -25,8 +25,8 @@ def checked(function: Callable[..., Any], bound: float, on_error: OnError = "fai
     Args:
         function: TRL's reward signature, called with keywords alone; its `__name__` stands in messages.
         bound: the largest absolute value that is no mistake.
-        on_error: `fail` raises; `zero` puts 0 for the values concerned, says so on stderr, and fails when the call
-            before it and eight more needed that too (`CEILING`).
+        on_error: `fail` raises; `zero` puts 0 for the values concerned, says so on stderr, and fails when that
+            happens in `CEILING` calls in a row.
 
     Raises (when called):
         RewardError: the function raised, or returned something else.

@@ -61,6 +61,7 @@ def call(function: Callable[..., Any], texts: Sequence[str], rows: Sequence[Mapp
     There is no tokenizer here: `completion_ids` has one number a word, which is what length and repetition need.
     """
     arguments: dict[str, Any] = {
+        "truncated": [False] * len(texts),
         **{name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)},
         "prompts": [[{"role": "user", "content": str(row.get("question", ""))}] for row in rows],
         "completions": [[{"role": "assistant", "content": text}] for text in texts],

@@ -131,6 +131,7 @@ def _judged(equal: bool) -> Outcome:
 
 # --- choices ----------------------------------------------------------------------------------------------------------
 
+_LETTER = re.compile(r"\(?(?P<letter>[A-Za-z])(?P<sign>[.:)]{1,2})?(?: ?(?<![A-Za-z])(?P<option>.+))?")
 _HEDGE = re.compile(r"[,;:?!.|/]|\b[A-Z]\b|\b(?:or|and|not|but|maybe|perhaps|actually|wait|instead|either|no)\b")
 
 
@@ -148,13 +149,13 @@ def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
 
     A text behind the letter must be that option's. Where the options are not known, it must be one plain phrase.
     """
-    match = re.fullmatch(r"(?:\(([A-Za-z])\)|([A-Za-z]))(?:[.:)]? ?(?<![A-Za-z])(.+))?[.:)]?", text)
-    if match and (letter := (match[1] or match[2]).upper()) in letters:
-        option = match[3]
+    match = _LETTER.fullmatch(text)
+    if match and (letter := match["letter"].upper()) in letters:
+        option = match["option"]
         if not option:
             return letter
-        if not options:
-            return None if _HEDGE.search(option) else letter
+        if not options:  # `A dog` begins with an article, `A. dog` with a letter
+            return letter if match["sign"] and not _HEDGE.search(option) else None
         if plain(option).casefold() == options[letters.index(letter)]:
             return letter
     same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text.casefold()]

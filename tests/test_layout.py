@@ -37,7 +37,7 @@ def test_imports_point_one_way(folder: str) -> None:
 
 
 def test_no_module_shadows_an_installed_package() -> None:
-    stems = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    stems = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
     outside = [
         stem for stem in stems if (spec := find_spec(stem)) and not str(spec.origin).startswith(str(ROOT / stem))
     ]
@@ -93,7 +93,7 @@ def test_the_wheel_has_one_name_holds_the_recipes_and_runs(tmp_path: Path) -> No
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"balanced_thinking"}
-    assert "balanced_thinking/recipes/full.yaml" in names
+    assert {"balanced_thinking/recipes/full.yaml", "balanced_thinking/rewards/units.txt"} <= set(names)
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     run = subprocess.run(

@@ -54,6 +54,11 @@ def _die(gold: str, answer: str) -> str:
     os._exit(1)
 
 
+def test_what_algebra_raises_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algebra, "read", lambda text: 1 / 0)
+    assert algebra._compare("x", "y") == "unparseable"
+
+
 def test_a_worker_that_wants_too_much_memory_is_refused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algebra, "_compare", _grow)
     assert algebra.compare([("x", "y")]) == ["unparseable"]
