@@ -267,7 +267,9 @@ def _parse(text: str) -> Any:
     )
     if not found or not isinstance(found[0], sympy.Expr):
         return None
-    return None if found[0].doit().has(sympy.nan, sympy.zoo) else found[0]
+    value = found[0].doit()
+    undefined = value.has(sympy.nan, sympy.zoo) or (value.has(sympy.oo, -sympy.oo) and not value.is_infinite)
+    return None if undefined or (value.free_symbols and value.has(sympy.oo)) else found[0]
 
 
 _NAMED = re.compile(

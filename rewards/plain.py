@@ -18,7 +18,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\s+", " ", text if text.isascii() and text.isprintable() else _ascii_signs(text)).strip()
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = text.replace("{,}", ",")
+    text = text.replace("{,}", ",").replace("~", " ")
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)

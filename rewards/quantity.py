@@ -71,8 +71,8 @@ def quantity(text: str) -> Quantity | None:
     known = unit == "%" or known_unit(unit)
     if unit and not known and not (rest[0] == " " and _WORDS.fullmatch(unit)):
         return None
-    if unit and known and len(unit) == 1 and unit.isalpha() and rest[0] != " ":
-        return None  # `5 m` is a length, `5m` may be algebra
+    if unit and known and re.fullmatch(r"[A-Za-z](?![A-Za-z/]).*", unit) and rest[0] != " ":
+        return None  # `5 m` is a length, `5m` and `5m^2` may be algebra
     if lead[2]:
         if unit:
             return None

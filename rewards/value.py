@@ -200,7 +200,7 @@ _COMMANDS = _FUNCTIONS | set(
 )
 _NO_EXPRESSION = re.compile(
     r"(?<![_\d])\d+ \d|\d ?\\frac"  # `7 8` and `2\frac12` are no products
-    r"|(?<!\d)\.(?!\d)|(?<![\d.])0\d|--|\+\+"
+    r"|(?<!\d)\.(?!\d)|(?<![\d.])0\d|[-+] ?[-+]"
     r"|^\d+-\d+-\d+$|^\d+/\d+/\d+$"  # dates
 )
 
