@@ -100,7 +100,7 @@ def _schedule(function: Callable[..., str], arguments: tuple[str, ...]) -> "tupl
             from pebble import ProcessPool
 
             cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            workers = min(max(cores, 2), 8)  # a rank's; one goes on while another is replaced
+            workers = min(max(cores, 3), 8)  # a rank's; the others go on while one is replaced, which takes a second
             context = multiprocessing.get_context("spawn")
             _pool = ProcessPool(max_workers=workers, max_tasks=1000, initializer=_prepare_worker, context=context)
         return _pool, _pool.schedule(function, args=arguments, timeout=TIMEOUT_S)

@@ -35,9 +35,10 @@ def test_a_hung_comparison_is_killed_in_time_and_the_others_are_right() -> None:
     questions += [Question(rf"\pi+{n}x", rf"{n}x+\pi") for n in range(2, 42)]
     outcomes = verify_all(questions)
     assert outcomes == [Outcome.TIMEOUT] * 4 + [Outcome.CORRECT] * 40
-    begun = time.monotonic()
-    assert verify(SLOW, r"x+\pi") is Outcome.TIMEOUT
-    assert time.monotonic() - begun < 2.5
+    for gold in ("x+1", "x+2"):
+        begun = time.monotonic()
+        assert verify(SLOW, gold) is Outcome.TIMEOUT
+        assert time.monotonic() - begun < 2 * algebra.TIMEOUT_S  # `make bench` measures it
 
 
 def test_a_worker_that_dies_costs_one_answer_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
