@@ -26,10 +26,9 @@ WORKER_BYTES = 1024**3
 
 _TOO_COSTLY = re.compile(
     r"\d{31}"
-    r"|(?:\^|\*\*)\s*[{(]?\s*[\w.]*[\de]\s*[})]?\s*(?:\^|\*\*)"  # a tower of numbers
-    r"|(?:\^|\*\*)[\s{(]*-?[\d ]{4}"  # a huge exponent
+    r"|\^\s*[{(]?\s*(?:[\d.]+|e)\s*[})]?\s*\^"  # a tower of numbers
+    r"|\^[\s{(]*-?[\d ]{4}"  # a huge exponent
     r"|\d{4}\s*!|[)\]}!]\s*!"  # the factorial of something large
-    r"|[)\]}]\s*(?:\^|\*\*)[\s{(]*\d\d"  # a bracket multiplied out
     r"|\\(?:int|iint|oint|sum|prod|lim|det|binom)"
 )
 _UNDEFINED = re.compile(r"\\frac ?\{[^{}]*\} ?\{ ?0+(?:\.0*)? ?\}|\\frac ?(?:\d|\{[^{}]*\}) ?0|/ ?0+(?:\.0*)?(?![\d.])")
@@ -38,6 +37,7 @@ _MAX_DEPTH = 6
 
 def is_costly(text: str) -> bool:
     """Whether `text` might keep algebra busy, by its shape: then it is not tried."""
+    text = text.replace("**", "^")
     depth = deepest = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
@@ -159,7 +159,10 @@ def _compare(gold: str, answer: str) -> str:
 
 def _check(gold: str) -> str:
     _limit_time()
-    return "correct" if all(_parse(text) is not None for text in expressions(read(gold))) else "answer_unusable"
+    try:
+        return "correct" if all(_parse(text) is not None for text in expressions(read(gold))) else "answer_unusable"
+    except Exception:
+        return "answer_unusable"
 
 
 def _limit_time() -> None:
@@ -180,8 +183,6 @@ def _limit(what: int, amount: int) -> None:
 
 def _equal(gold: str, answer: str, sign: str) -> bool:
     """Whether two expressions are equal, or two relations `expression sign 0` say the same."""
-    if _only_case_differs(gold, answer):
-        return False
     here, there = _parse(gold), _parse(answer)
     if here is None:
         raise _Unreadable("answer_unusable")
@@ -194,34 +195,35 @@ def _equal(gold: str, answer: str, sign: str) -> bool:
     return _same_constant(here, there)
 
 
-def _only_case_differs(gold: str, answer: str) -> bool:
-    """Whether a variable is written in capitals on one side alone; math-verify reads `A` and `a` as one symbol."""
-    here, there = (set(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])", text)) for text in (gold, answer))
-    return here != there and {word.lower() for word in here} == {word.lower() for word in there}
-
-
 def _same_function(gold: Any, answer: Any) -> bool:
-    """Equal at a point, which is quick to refute, and then by algebra.
+    """Equal by algebra, or to 20 digits at every point that was tried, of both signs; a point refutes at once.
 
-    The point also keeps math-verify from rounding a difference of 1e-7 away.
+    The points also keep math-verify from rounding a difference of 1e-7 away, and find identities that it misses.
     """
     import sympy
     from math_verify import verify
 
-    difference = _at_a_point(gold - answer)
-    if difference.is_finite and abs(difference) > 1e-12 * (1 + abs(_at_a_point(gold))):
-        return False
-    return sympy.expand(gold - answer) == 0 or bool(verify(gold, answer, timeout_seconds=None))
+    digits = 1e-12 if gold.atoms(sympy.Float) or answer.atoms(sympy.Float) else 1e-20
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    agreed = 0
+    for point in _POINTS:
+        values = dict(zip(symbols, point * len(symbols), strict=False))
+        here, there = (side.evalf(30, subs=values) for side in (gold, answer))
+        if here.is_real and there.is_real:
+            if abs(here - there) > digits * (1 + abs(here)):
+                return False
+            agreed += 1
+    return agreed >= 3 or bool(verify(gold, answer, timeout_seconds=None))
 
 
-def _at_a_point(expression: Any) -> Any:
-    """The value where each variable has a number of its own that solves nothing by accident."""
-    import sympy
-
-    symbols = sorted(expression.free_symbols, key=str)
-    return expression.subs({symbol: sympy.Rational(10007 + 1999 * i, 7919) for i, symbol in enumerate(symbols)}).evalf(
-        30
-    )
+# Values for the variables, repeated when there are more of them; they solve nothing by accident.
+_POINTS = [
+    (1.2636, 2.0183, 0.7071, 3.3301),
+    (0.3719, 0.8127, 1.9203),
+    (4.4721, 1.1447, 2.7639),
+    (-1.3572, 0.6189, -2.1107),
+]
+_POINTS += [(-0.4431, -3.0071, -1.6127, 0.2903), (2.2913, -1.7771)]
 
 
 def _same_relation(here: Any, there: Any, sign: str) -> bool:
@@ -235,53 +237,87 @@ def _same_relation(here: Any, there: Any, sign: str) -> bool:
 
 
 def _same_constant(gold: Any, answer: Any) -> bool:
-    """Equal to 50 digits; or, where a decimal or a fraction stands on one side, within the tolerance of numbers.
+    """Exactly equal; or, where a decimal stands on one side, within the tolerance of numbers.
 
     math-verify rounds constants to six decimals, by which 1e-7 is 0.
     """
     import sympy
 
-    size, difference = abs(gold.evalf(60)), abs((gold - answer).evalf(60, maxn=300))
-    if not (size.is_finite and difference.is_finite):
-        return False
-    if any(side.atoms(sympy.Float) or (side.is_Rational and not side.is_Integer) for side in (gold, answer)):
-        return bool(difference <= TOLERANCE * min(1, size))
-    return bool(difference < sympy.Float("1e-50", 60))
+    difference = gold - answer
+    size, error = abs(gold.evalf(60)), abs(difference.evalf(60, maxn=300))
+    if not (size.is_finite and error.is_finite):
+        return bool(gold == answer)
+    if gold.atoms(sympy.Float) or answer.atoms(sympy.Float):
+        return bool(error <= TOLERANCE * min(1, size))
+    return bool(error < sympy.Float("1e-50", 60) and difference.equals(0))
 
 
 @lru_cache(maxsize=256)  # a reference is read once for its group
 def _parse(text: str) -> Any:
-    """The sympy expression, or None for what is none or has no value."""
+    """The sympy expression, `i` as the imaginary unit; None for what is none or has no value."""
     import sympy
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-    as_it_stands = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
-    )
-    found = parse(
-        f"${_latex(text)}$",
-        [LatexExtractionConfig(normalization_config=as_it_stands)],
-        "no_fallback",
-        parsing_timeout=None,
-    )
-    if not found or not isinstance(found[0], sympy.Expr):
+    literal = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
+    try:
+        found = latex2sympy(_latex(text), is_real=True, normalization_config=None, conversion_config=literal)
+    except Exception:  # it raises what its parser happens to
         return None
-    value = found[0].doit()
-    undefined = value.has(sympy.nan, sympy.zoo) or (value.has(sympy.oo, -sympy.oo) and not value.is_infinite)
-    return None if undefined or (value.free_symbols and value.has(sympy.oo)) else found[0]
+    if not isinstance(found, sympy.Expr):
+        return None
+    found = found.subs(sympy.Symbol("i", real=True), sympy.I)
+    value = found.doit()
+    infinite = value.has(sympy.oo) or value.has(-sympy.oo)
+    return None if value.has(sympy.nan, sympy.zoo) or (infinite and not value.is_infinite) else found
 
 
 _NAMED = re.compile(
     r"(?<![\\A-Za-z])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
 )
+_TOKEN = re.compile(r" ?(?:\{|\\[A-Za-z]+|\d|[A-Za-z])")
 
 
 def _latex(text: str) -> str:
-    """What people write for LaTeX: `2^10`, `sqrt(2)`, `√12`, `2**3`, and `2(3)`, which math-verify takes for 2 + 3."""
+    r"""What people write for LaTeX: `2^10`, `sqrt(2)`, `√12`, `2**3`, `1/2x` (a half of x), `\frac\pi2`."""
     text = _NAMED.sub(r"\\\1 ", text.replace("**", "^"))
-    text = re.sub(r"\\frac ?(\d) ?(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^(-?\d+|-[a-z])", r"^{\1}", text)
-    text = re.sub(r"\\sqrt ?(?:\(([^()]*)\)|(\d+|[A-Za-z]))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
-    text = re.sub(r"(?<=\d)i(?![A-Za-z])", " i", text)  # math-verify knows the imaginary unit when it stands alone
+    text = re.sub(r"\\sqrt ?(?:\(([^()]*)\)|(\d+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = re.sub(r"(?<![\d.}\w^])(\d+) ?/ ?(\d+)(?![\d.!^])", r"\\frac{\1}{\2}", text)
+    text = _with_braces(text)
     return re.sub(r"([\d)])\(", r"\1\\cdot (", text)
+
+
+def _with_braces(text: str) -> str:
+    r"""`text` with braces round each argument of `\frac` and `\sqrt`."""
+    out, at = "", 0
+    for match in re.finditer(r"\\(?:frac|sqrt)(?![A-Za-z])", text):
+        if match.start() < at:  # inside an argument, which is done
+            continue
+        out, at = out + text[at : match.end()], match.end()
+        if match[0] == r"\sqrt" and (index := re.match(r" ?\[[^\]]*\]", text[at:])):
+            out, at = out + index[0], at + index.end()
+        for _ in range(1 + (match[0] == r"\frac")):
+            end = _argument_end(text, at)
+            argument = text[at:end].strip()
+            out, at = out + f"{{{_with_braces(argument[1:-1] if argument.startswith('{') else argument)}}}", end
+    return out + text[at:]
+
+
+def _argument_end(text: str, at: int) -> int:
+    """Where the LaTeX argument that begins at `at` ends: a group, a command with its arguments, or one character."""
+    token = _TOKEN.match(text, at)
+    if token is None:
+        return at
+    if token[0].endswith("{"):
+        depth = 0
+        for index in range(token.end() - 1, len(text)):
+            depth += (text[index] == "{") - (text[index] == "}")
+            if depth == 0:
+                return index + 1
+        return len(text)
+    end = token.end()
+    if "sqrt" in token[0] or "frac" in token[0]:
+        for _ in range(1 + ("frac" in token[0])):
+            end = _argument_end(text, end)
+    return end

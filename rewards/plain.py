@@ -18,7 +18,9 @@ def plain(text: str) -> str:
     text = re.sub(r"\s+", " ", text if text.isascii() and text.isprintable() else _ascii_signs(text)).strip()
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = text.replace("{,}", ",").replace("~", " ")
+    text = re.sub(r"(?<=\d)(?:\{,\}|,\\!) ?(?=\d)|(?<=\d),(?=\d{3}(?:,\d{3})*\s*[\\a-zA-Z])", "", text).replace(
+        "~", " "
+    )
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -27,7 +29,7 @@ def plain(text: str) -> str:
         text = re.sub(r" ?\^ ?", "^", text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne "))
     if text.count("$") > 1:
         text = _DOLLARS.sub(r" \1 ", text).strip()
-    if text.count("box") == 1:
+    if len(_BOXES.findall(text)) == 1:
         text = _BOX.sub(lambda match: f" {match[1] or match[2]} ", text).strip()
     text = re.sub(" +", " ", text)
     previous = None
@@ -39,7 +41,9 @@ def plain(text: str) -> str:
 
 def _ascii_signs(text: str) -> str:
     """Unicode to ASCII and LaTeX, one character at a time."""
-    text = unicodedata.normalize("NFC", text)
+    text = re.sub(
+        r"\^([¼-¾⅐-⅞])", lambda power: f"^{{{_ascii_sign(power[1]).strip()}}}", unicodedata.normalize("NFC", text)
+    )
     text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     text = re.sub(f"[{_SUBSCRIPTS}]+", lambda run: f"_{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     return "".join(char if char.isascii() and char.isprintable() else _ascii_sign(char) for char in text)
@@ -88,13 +92,14 @@ _LATEX = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?", ""),
-        (r",\\! ?", ","),
         (r"\\!|(?<!\\)\\[()\[\]]", ""),
         (r"(?<!\\)\\(?:[,;: ]|$|quad(?![A-Za-z])|qquad(?![A-Za-z])|displaystyle(?![A-Za-z]))", " "),
         (r"\\([%$#&])", r"\1"),
         (rf"\\(?:{_STYLE})\s*\{{([^{{}}]*)\}}", r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\{([^{}]+?) ?\\over(?![A-Za-z]) ?([^{}]+)\}", r"\\frac{\1}{\2}"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\(l|g|n)(?:eq|eqslant|eqq)(?![A-Za-z])", r"\\\1e"),
@@ -112,7 +117,11 @@ _PHRASE = re.compile(
 )
 _MINUS = re.compile(r"^(?:minus|negative) (?=[\d.\\])", re.IGNORECASE)
 _DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
-_BOX = re.compile(r"\\?f?box(?:ed)? ?(?:\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}|([0-9A-Za-z]$))")
+_BOXES = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])|(?<![\\A-Za-z])f?box(?:ed)? ?\{")
+_BOX = re.compile(
+    r"(?:\\|(?<![A-Za-z]))f?box(?:ed)?(?![A-Za-z]) ?"
+    r"(?:\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}|([0-9A-Za-z]$))"
+)
 _QUOTED = re.compile(r"([\"'`*_])((?:(?!\1).)+)\1")
 
 

@@ -33,7 +33,7 @@ _DECIMAL = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
 _POWER = r"10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3})(?!\d))"
 _FRACTION = r"(?:\\frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))|(\d+) ?/ ?(\d+)(?![\d.]))"
 _NUMBER = re.compile(
-    rf"(?P<fraction>(?:(?P<whole>\d+)(?: and)?(?: (?=\d)| ?(?=\\frac)))?{_FRACTION})"
+    rf"(?P<fraction>(?:(?P<whole>\d+)(?: (?=\d)| ?(?=\\frac)))?{_FRACTION})"
     rf"|(?P<base>(?P<figures>\d[0-9A-Za-z]*)_ ?(?:\{{ ?(\d\d?) ?\}}|(\d\d?)(?!\d)))"
     rf"|(?P<power>{_POWER})"
     r"|(?P<periodic>(?P<begins>\d*\.\d*)\\(?:overline|bar) ?\{ ?(?P<period>\d{1,12}) ?\})"
@@ -41,8 +41,16 @@ _NUMBER = re.compile(
     rf"| ?(?:\\times|\\cdot|\*|x) ?{_POWER})?)"
 )
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_GLUED = re.compile(r"(?:[ckm]m|kg|m[lL]|ft|lb|oz|[A-Za-z]+/|[A-Za-z]{3})")  # `5cm`; but `5m`, `3mg` may be algebra
 _PERCENT = {"%", "percent", "per cent", "pct"}
-_WORDS = re.compile(r"(?!.*\b(?:and|or|not|but)\b)[A-Za-z]{3,}(?: [A-Za-z]{2,})*")  # what is counted: `3 apples`
+# What is counted, as in `3 apples`: a few words, none of which says another number or takes the number back.
+_WORDS = re.compile(
+    r"(?!.*\b(?:and|or|not|but|to|of|by|out|at|than|is|more|less|fewer|most|least|over|under|above|below|about|around|plus|minus"
+    r"|times|mod|base|squared|cubed|factorial|dozens?|scores?|gross|pairs?|half|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?"
+    r"|sevenths?|eighths?|ninths?|(?:ten|hundred|thousand|million)ths?|wrong|incorrect|maybe|perhaps|nan|inf(?:inity)?)\b)"
+    r"[A-Za-z]{3,}(?: [A-Za-z]{2,}){0,2}",
+    re.IGNORECASE,
+)
 
 
 class Quantity(NamedTuple):
@@ -50,6 +58,7 @@ class Quantity(NamedTuple):
 
     value: Fraction
     unit: str
+    exact: bool = True  # False for a decimal or a power of ten, which may have been rounded
 
 
 def quantity(text: str) -> Quantity | None:
@@ -68,17 +77,16 @@ def quantity(text: str) -> Quantity | None:
         if rest.strip().startswith(word):
             value, rest = value * 10**exponent, rest.strip().removeprefix(word)
     unit = "%" if rest.strip().casefold() in _PERCENT else rest.strip()
-    known = unit == "%" or known_unit(unit)
-    if unit and not known and not (rest[0] == " " and _WORDS.fullmatch(unit)):
+    apart = rest[:1] == " " or not unit[:1].isalpha()
+    known = (apart or _GLUED.match(unit)) and known_unit(unit)
+    if unit not in {"", "%"} and not known and not (apart and _WORDS.fullmatch(unit)):
         return None
-    if unit and known and re.fullmatch(r"[A-Za-z](?![A-Za-z/]).*", unit) and rest[0] != " ":
-        return None  # `5 m` is a length, `5m` and `5m^2` may be algebra
     if lead[2]:
         if unit:
             return None
         unit = lead[2]
     negative = [lead[1], lead[3]].count("-") == 1
-    return Quantity(-value if negative else value, unit)
+    return Quantity(-value if negative else value, unit, exact=match["decimal"] is None or value.denominator == 1)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -90,7 +98,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return int(match["whole"] or 0) + Fraction(numerator, denominator)
     if match["base"]:
         try:
-            return Fraction(int(match["figures"], int(groups[10] or groups[11])))
+            return Fraction(int(match["figures"], int(groups[10] or groups[11]) or -1))
         except ValueError:  # a digit or a radix that there is not
             return None
     if match["power"]:
@@ -103,41 +111,43 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return Fraction(re.sub("[, ]", "", match["digits"])) * Fraction(10) ** exponent
 
 
-def same_value(gold: Fraction, given: Fraction) -> bool:
-    """Whether two numbers count as equal: integers exactly, others within a millionth."""
-    if gold.denominator == given.denominator == 1:
+def same_value(gold: Fraction, given: Fraction, exact: bool) -> bool:
+    """Whether two numbers count as equal: exactly, or within a millionth."""
+    if exact:
         return gold == given
     return abs(gold - given) <= min(TOLERANCE, TOLERANCE * abs(gold))
 
 
 def same_quantity(gold: Quantity, given: Quantity) -> bool:
     """Whether two quantities are equal; a missing unit is the other side's, an unknown one is not."""
+    exact = gold.exact and given.exact
     if gold.unit == "%" or given.unit == "%":
-        return _same_percentage(gold, given)
+        return _same_percentage(gold, given, exact)
     here, there = known_unit(gold.unit), known_unit(given.unit)
-    if not given.unit or gold.unit == given.unit or (there and not gold.unit):
-        return same_value(gold.value, given.value)
+    if not given.unit or not gold.unit or gold.unit == given.unit:
+        return same_value(gold.value, given.value, exact)
     if here is None or there is None:  # apples, as a word
-        return _noun(gold.unit) == _noun(given.unit) and same_value(gold.value, given.value)
+        return _noun(gold.unit) == _noun(given.unit) and same_value(gold.value, given.value, exact)
     if not here.is_compatible_with(there):
         return False
     converted = here._REGISTRY.Quantity(given.value, there).to(here)
-    return same_value(gold.value, Fraction(converted.magnitude))
+    return same_value(gold.value, Fraction(converted.magnitude), exact)
 
 
 def _noun(unit: str) -> str:
     return unit.casefold().rstrip("s")
 
 
-def _same_percentage(gold: Quantity, given: Quantity) -> bool:
+def _same_percentage(gold: Quantity, given: Quantity, exact: bool) -> bool:
     """`50%` is 50 and 0.5. A bare reference above 1 may be a percentage (50: `50%`), below it is a share."""
+    same = same_value(gold.value, given.value, exact)
     if gold.unit == given.unit:
-        return same_value(gold.value, given.value)
+        return same
     if gold.unit and given.unit:
         return False
     if gold.unit:
-        return same_value(gold.value, given.value) or same_value(gold.value / 100, given.value)
-    return same_value(gold.value, given.value / 100) or (abs(gold.value) > 1 and same_value(gold.value, given.value))
+        return same or same_value(gold.value / 100, given.value, exact)
+    return same_value(gold.value, given.value / 100, exact) or (abs(gold.value) > 1 and same)
 
 
 @lru_cache(maxsize=1024)
@@ -153,10 +163,11 @@ def known_unit(text: str) -> "pint.Unit | None":
         return None
     from pint.errors import UndefinedUnitError
 
-    for spelling in (text, text.lower()):
+    spelled_out = text.isalpha() and (len(text) > 3 or text in {"CM", "MM", "KM", "KG", "ML", "FT", "MPH"})
+    for spelling in (text, text.lower()) if spelled_out else (text,):
         try:
             return _registry().parse_units(spelling)
-        except UndefinedUnitError:
+        except (UndefinedUnitError, ValueError):  # ValueError: `nan`, which pint reads as a number
             continue
     return None
 

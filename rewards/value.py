@@ -7,15 +7,17 @@ All rules are our choice; math-verify, which has none of them, takes a tuple, a 
 
 import re
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import NamedTuple
 
 from .quantity import Quantity, known_unit, quantity, same_quantity
 
 
 class Words(NamedTuple):
-    """A word, a date, a time: equal when spelled the same, whatever the case."""
+    """A word, a date, a time: equal when spelled the same, whatever the case; a formula's case counts."""
 
     text: str
+    is_formula: bool = False
 
 
 class Expression(NamedTuple):
@@ -67,6 +69,8 @@ Algebra = Callable[[str, str, str], bool]
 def read(text: str) -> Value:
     """The value that `text` (in its `plain` spelling) writes. Total: what is nothing else is `Words`."""
     text = _without_outer_brackets(text.strip().removeprefix("+").strip())
+    if text.startswith("{{"):  # a template's, not LaTeX's
+        return Words(text)
     if found := quantity(text):
         return found
     if matrix := _MATRIX.fullmatch(text):
@@ -78,6 +82,8 @@ def read(text: str) -> Value:
     for separator in (" or ", " and ", "; ", ", ", ";", ","):
         if len(parts := _split(text, separator)) > 1:
             return _list(_all(parts), separator)
+    if _FORMULA.fullmatch(text.replace(" ", "") if "_" in text else text):
+        return Words(re.sub(r"[_{}^ ]", "", text), is_formula=True)
     if re.fullmatch(r"(?=.*[A-Za-z]{2})[A-Za-z'-]+(?: [A-Za-z'-]+)*", text):
         return Words(text)
     for opens, closes in ((r"\{", r"\}"), ("{", "}")):
@@ -89,18 +95,35 @@ def read(text: str) -> Value:
         return Ordered("(", _all((r"-\infty", r"\infty")), ")")
     for opens, closes in ("()", "(]", "[)", "[]"):
         inside = _inside(text, opens, closes)
-        if inside is not None and len(parts := _split(inside, "," if "," in inside else ";")) > 1:
+        if inside is not None and len(parts := _coordinates(inside)) > 1:
             return Ordered(opens, _all(parts), closes)
     return _relation(text) or _scalar(text)
 
 
+# A chemical formula: two elements, or one with a charge. Its case says what it is.
+_FORMULA = re.compile(
+    r"(?=.*\d|.*[-+])(?:\(?[A-Z][a-z]?(?:_?\{?\d+\}?)?\)?(?:_?\{?\d+\}?)?){2,}(?:\^?\{?\d?[-+]\}?)?|[A-Z][a-z]?\^?\{?\d?[-+]\}?"
+)
 _MATRIX = re.compile(r"[(\[]?\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}[)\]]?")
-_VARIABLE = r"(?:[A-Za-z]|\\(?!pi|infty)[a-z]+)(?:_(?:\w|\{ ?\w+ ?\}))?"
-# What a value can be given to: also f(x), AB, |AB|, \angle ABC, (x, y)
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega "
+    "Gamma Delta Theta Lambda Sigma Phi Psi Omega".split()
+)
+_VARIABLE = rf"(?:[A-Za-z]|\\(?:{'|'.join(_GREEK)}))(?:_(?:\w|\{{ ?\w+ ?\}}))?"
+# What a value can be given to: also f(x), AB, |AB|, m\angle ABC, \overline{AB}, (x, y), Area
 _NAME = (
-    rf"{_VARIABLE}|[A-Za-z]\([A-Za-z0-9]\)|(?:\\angle ?)?[A-Z]{{2,3}}|\|[A-Z]{{2}}\||\({_VARIABLE}(?:, ?{_VARIABLE})+\)"
+    rf"{_VARIABLE}|[A-Za-z]\([A-Za-z0-9]\)|(?:m ?)?\\angle ?(?:[A-Z]{{1,3}}|\d+)|(?!NOT)[A-Z]{{2,3}}|\|[A-Z]{{2}}\|"
+    rf"|\\overline ?\{{[A-Z]{{2}}\}}|\({_VARIABLE}(?:, ?{_VARIABLE})+\)|(?!not\b)[A-Z]?[a-z]{{2,}}"
 )
 _SIGN = re.compile(r" ?(\\(?:le|ge|ne|approx)(?![A-Za-z])|[=<>]) ?")
+
+
+def _coordinates(inside: str) -> list[str]:
+    """The parts of a tuple: at `, ` where commas also set thousands apart, else at each comma or semicolon."""
+    parts = _split(inside, ", ")
+    if len(parts) > 1 and all("," not in part or quantity(part) for part in parts):
+        return parts
+    return _split(inside, "," if "," in inside else ";")
 
 
 def _all(parts: Iterable[str]) -> tuple[Value, ...]:
@@ -126,8 +149,8 @@ def _list(items: tuple[Value, ...], separator: str) -> Value:
 def _intersection(items: tuple[Value, ...]) -> Value | None:
     """`x>1 and x<2` as `1<x<2`."""
     match sorted(items, key=lambda item: isinstance(item, Ordered) and item.items[0] == read(r"-\infty")):
-        case [Ordered(opens, (low, _), ")", str(name)), Ordered("(", (_, high), closes, str(same_name))]:
-            if name == same_name != "" and items[0] != items[1] and high != read(r"\infty"):
+        case [Ordered(opens, (low, up), ")", str(name)), Ordered("(", (down, high), closes, str(same_name))]:
+            if name == same_name != "" and up == read(r"\infty") and down == read(r"-\infty"):
                 return Ordered(opens, (low, high), closes, name)
     return None
 
@@ -187,20 +210,18 @@ def _scalar(text: str) -> Value:
         signs = (("+", "-"), ("-", "+"))
         pair = (text.replace(r"\pm", plus).replace(r"\mp", minus).removeprefix("+").strip() for plus, minus in signs)
         return Unordered("list", _all(pair))
-    body, _, unit = text.rpartition(" ")
-    if body and is_expression(body) and known_unit(unit) and (len(unit) > 1 or not _has_variable(body)):
-        return Expression(body, unit)
+    for blank in re.finditer(" ", text):  # the longest unit: `8\sqrt{3} square inches`
+        body, unit = text[: blank.start()], text[blank.end() :]
+        if (len(unit) > 1 or unit == "%") and known_unit(unit) and is_expression(body):
+            return Expression(body, unit)
     return Expression(text) if is_expression(text) else Words(text)
 
 
 _FUNCTIONS = set("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp pi".split())
-_COMMANDS = _FUNCTIONS | set(
-    "frac infty times cdot div lg lfloor rfloor lceil rceil alpha beta gamma delta epsilon zeta eta theta iota kappa "
-    "lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega".split()
-)
+_COMMANDS = _FUNCTIONS | {*"frac infty times cdot div lg lfloor rfloor lceil rceil".split(), *_GREEK}
 _NO_EXPRESSION = re.compile(
     r"(?<![_\d])\d+ \d|\d ?\\frac"  # `7 8` and `2\frac12` are no products
-    r"|(?<!\d)\.(?!\d)|(?<![\d.])0\d|[-+] ?[-+]"
+    r"|(?<!\d)\.(?!\d)|\.\d*\.|\d_|(?<![\d.])0\d|[-+][-+]|- [-+]|[-+*/^_]$"
     r"|^\d+-\d+-\d+$|^\d+/\d+/\d+$"  # dates
 )
 
@@ -211,8 +232,11 @@ def is_expression(text: str) -> bool:
         return False
     if not set(re.findall(r"\\([A-Za-z]+)", text)) <= _COMMANDS or re.search(r"\\[^A-Za-z]", text):
         return False
-    words = re.findall(r"([A-Za-z]+)(\d?)", re.sub(r"\\[A-Za-z]+", " ", text))  # H2O is no product
-    return all(word in _FUNCTIONS or (len(word) <= 2 and not digit) for word, digit in words)
+    words = re.findall(r"([A-Za-z]+)(\d?)", re.sub(r"\\[A-Za-z]+", " ", text))  # `H2O` is no product
+    if re.search(r"\d [A-Za-z]{1,2} \d|\d [A-Za-z]{2}$", text) and "\\" not in text:  # `5 ft 3 in`, `3 to 5`, `9 am`
+        return False
+    longest = 3 if "\\" in text or "^" in text or re.fullmatch(r"\d+[a-z]{3}", text) else 2
+    return all(word in _FUNCTIONS or (len(word) <= longest and not digit) for word, digit in words)
 
 
 def _depths(text: str) -> list[int]:
@@ -247,7 +271,7 @@ def _inside(text: str, opens: str, closes: str) -> str | None:
 
 
 def _without_outer_brackets(text: str) -> str:
-    if text.startswith("{{"):  # a template's, not LaTeX's
+    if text.startswith("{{"):
         return text
     for opens, closes in ("()", "{}"):
         inside = _inside(text, opens, closes)
@@ -278,6 +302,8 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             return shape and named and all(same(*pair, algebra) for pair in zip(gold.items, given.items, strict=True))
         case Unordered(), Unordered():
             return _same_items(gold, given, algebra)
+        case (Unordered("set", (one,)), other) | (other, Unordered("set", (one,))):  # the solution set of one solution
+            return same(one, other, algebra) if gold is not other else same(other, one, algebra)
         case Quantity(), Quantity():
             return same_quantity(gold, given)
         case ((Expression() | Quantity()), (Expression() | Quantity())):
@@ -286,7 +312,7 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             here, there = _expression(gold), _expression(given)
             return spelled(here) == spelled(there) or algebra(here, there, "")
         case Words(), Words():
-            return folded(gold.text) == folded(given.text)
+            return gold == given or (not gold.is_formula and folded(gold.text) == folded(given.text))
     return False
 
 
@@ -320,8 +346,19 @@ def _same_items(gold: Unordered, given: Unordered, algebra: Algebra) -> bool:
 def _expression(value: Expression | Quantity) -> str:
     if isinstance(value, Expression):
         return value.text
-    top, bottom = value.value.as_integer_ratio()
-    return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
+    number = value.value / 100 if value.unit == "%" else value.value
+    if not value.exact and (decimal := _decimal(number)):
+        return decimal
+    return str(number) if number.denominator == 1 else rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
+
+
+def _decimal(number: Fraction) -> str | None:
+    """`number` written out, where that ends: algebra takes a decimal for rounded, a fraction for exact."""
+    places = next((n for n in range(60) if (number * 10**n).denominator == 1), None)
+    if places is None:
+        return None
+    digits = str(abs(number * 10**places).numerator).rjust(places + 1, "0")
+    return f"{'-' * (number < 0)}{digits[: len(digits) - places]}.{digits[len(digits) - places :]}0"
 
 
 def expressions(value: Value) -> list[str]:
@@ -340,11 +377,14 @@ def expressions(value: Value) -> list[str]:
 
 def folded(text: str) -> str:
     """`text` as words are compared: without case, and times and ratios in one form (`07:45 a.m.` is `7:45 AM`)."""
-    text = text.casefold()
-    if ":" in text:
-        text = re.sub(r" ?: ?", ":", text)
-        text = re.sub(r"\b0(?=\d:)", "", re.sub(r" ?\b([ap])\.?m\b\.?|(?<=\d)([ap])m\b", r" \1\2m", text))
-    return text
+    text = re.sub(r" ?([:-]) ?", r"\1", text)
+    text = re.sub(r"(?<=\d) ?([ap])\.?m\b\.?", lambda half: f" {half[1].lower()}m", text, flags=re.IGNORECASE)
+    if not re.search(r"[\\^_]|\d ?[A-Za-z]{1,2}$", text) and (len(text) > 2 or text.casefold() in _SHORT_WORDS):
+        text = text.casefold()  # but Ff is not ff, and 5 Nm not 5 nm
+    return re.sub(r"(?<![\d.,:])0(?=\d:)", "", text)
+
+
+_SHORT_WORDS = {"no", "ok", "up", "on", "in", "am", "pm", "us", "uk", "eu"}
 
 
 def spelled(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from . import algebra
 from .plain import plain
-from .quantity import Quantity, quantity
+from .quantity import Quantity, quantity, same_quantity
 from .response import MAX_ANSWER_CHARS
 from .value import Unordered, Value, Words, expressions, folded, read, same, spelled
 
@@ -93,13 +93,24 @@ def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
     value = read(gold)
     if isinstance(value, Quantity):
         return "number"
-    return "text" if _is_text(value) or re.fullmatch(r"\d+ ?- ?\d+", gold) else "math"  # 10-12 is a range
+    return "text" if _is_text(value) or _RANGE.search(gold) else "math"
+
+
+_RANGE = re.compile(r"^\d[\d.]*(?: ?- ?\d[\d.]*)+(?: [a-z]+)?(?:,|$)")  # 10-12, 5-10 years, 21-19, 21-17
 
 
 def _is_text(value: Value) -> bool:
     if isinstance(value, Unordered):
         return bool(value.items) and any(_is_text(item) for item in value.items)
     return isinstance(value, Words)
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    """Whether two texts are the same, or list the same words."""
+    values = read(gold), read(answer)
+    if all(isinstance(value, Words | Unordered) for value in values):
+        return same(*values, lambda *_: False)
+    return folded(gold) == folded(answer)
 
 
 def _verdict(question: Question) -> Outcome | _Pair:
@@ -116,7 +127,7 @@ def _verdict(question: Question) -> Outcome | _Pair:
         case "choice":
             return _choice(answer, gold, question.choices or ())
         case "text":
-            return _judged(folded(answer) == folded(gold))
+            return _judged(_same_text(gold, answer))
         case "number" if quantity(gold) is None:
             return Outcome.ANSWER_UNUSABLE
         case "number" | "math":
@@ -132,11 +143,16 @@ def _judged(equal: bool) -> Outcome:
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 _LETTER = re.compile(r"\(?(?P<letter>[A-Za-z])(?P<sign>[.:)]{1,2})?(?: ?(?<![A-Za-z])(?P<option>.+))?")
-_HEDGE = re.compile(r"[,;:?!.|/]|\b[A-Z]\b|\b(?:or|and|not|but|maybe|perhaps|actually|wait|instead|either|no)\b")
+_HEDGE = re.compile(
+    r"[,;:?!.|/]|\b[A-Zb-z]\b|\b(?:or|and|not|but|maybe|perhaps|actually|wait|instead|either|neither|no|"
+    r"none|all|both|any|is|are|was|wrong|incorrect|false|also|except)\b"
+)
 
 
 def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome:
-    letters, options = ascii_uppercase[: len(choices) or 26], [plain(choice).casefold() for choice in choices]
+    letters, options = ascii_uppercase[: len(choices) or 26], [plain(choice) for choice in choices]
+    if len({option.casefold() for option in options}) == len(options):  # but Ff and ff are two genotypes
+        options, gold, answer = [option.casefold() for option in options], gold.casefold(), answer.casefold()
     right = _option(gold, letters, options)
     if right is None:
         return Outcome.ANSWER_UNUSABLE
@@ -156,9 +172,12 @@ def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
             return letter
         if not options:  # `A dog` begins with an article, `A. dog` with a letter
             return letter if match["sign"] and not _HEDGE.search(option) else None
-        if plain(option).casefold() == options[letters.index(letter)]:
+        if plain(option) == options[letters.index(letter)]:
             return letter
-    same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text.casefold()]
+    same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text]
+    if not same_text and (number := quantity(text)):  # 8.0, where an option is 8
+        numbers = zip(letters, map(quantity, options), strict=False)
+        same_text = [letter for letter, option in numbers if option and same_quantity(option, number)]
     return same_text[0] if len(same_text) == 1 else None
 
 

@@ -116,7 +116,7 @@ def test_a_worker_limits_its_memory_and_its_time() -> None:
         "2^{1000000}",
         r"\binom{9}{3}",
         "9" * 31,
-        "(x+1)^{50}",
+        "(x+1)^{1000}",
         "(" * 7 + "x" + ")" * 7,
     ],
 )
@@ -125,7 +125,18 @@ def test_costly_mathematics_is_known_by_its_shape(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["(x+1)^2", "2^{100}", "5!", "x^2+y^2", r"\frac{\sqrt{3}}{2}", "10^{-9}", "((x+1)^2+1)^3"]
+    "text",
+    [
+        "(x+1)^2",
+        "(1.05)^{120}",
+        "x^2e^{x}",
+        "2^{100}",
+        "5!",
+        "x^2+y^2",
+        r"\frac{\sqrt{3}}{2}",
+        "10^{-9}",
+        "((x+1)^2+1)^3",
+    ],
 )
 def test_ordinary_mathematics_is_not(text: str) -> None:
     assert not algebra.is_costly(text)
