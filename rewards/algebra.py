@@ -1,7 +1,8 @@
 """Are two expressions equal? Decided by math-verify and its parser, in processes that can be killed.
 
-A static look at the shape comes first, and values at points before algebra (both our choice). Any expression of a few characters can keep a computer algebra system busy for hours, and a
-big-integer power holds the interpreter's lock, so no thread and no signal can stop it; only a process can be killed.
+A static look at the shape comes first, and values at points before algebra (both our choice). Any expression of a few
+characters can keep a computer algebra system busy for hours, and a big-integer power holds the interpreter's lock, so
+no thread and no signal can stop it; only a process can be killed.
 """
 
 import gc

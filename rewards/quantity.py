@@ -11,10 +11,10 @@ A number is read by these rules (all our choice), and by nothing else:
 * another base: `1010_2`; a magnitude in words: `3 million`;
 * a unit follows, a currency follows or leads; a percent sign is a unit.
 
-Two numbers are equal when they are the same, or, where one is a decimal, when they differ by at most 1e-6 and a millionth
-of the reference: `0.3333333` is a third, `0.333` is not. A unit, or the word for what is counted, that one side leaves out
-is taken as the other's; two that stand there must agree, by conversion: `10 cm` is `0.1 m`, not `10 m`. `50%` is 50, and
-0.5.
+Two numbers are equal when they are the same, or, where one is a decimal, when they differ by at most 1e-6 and a
+millionth of the reference: `0.3333333` is a third, `0.333` is not. A unit, or the word for what is counted, that one
+side leaves out is taken as the other's; two that stand there must agree, by conversion: `10 cm` is `0.1 m`, not `10 m`.
+`50%` is 50, and 0.5.
 """
 
 import re
