@@ -1,5 +1,6 @@
 """The recipe's rewards tried before a run: what each pays for right, wrong, malformed and empty completions."""
 
+from itertools import islice
 from typing import TextIO
 
 from rich.console import Console
@@ -14,10 +15,12 @@ from rewards.trial import COMPLETIONS, Trial, try_reward
 ROWS = 8  # of the stage's data
 
 
-def check_rewards(recipe: Recipe, out: TextIO) -> None:
+def check_rewards(recipe: Recipe, out: TextIO, data_is_here: bool = False) -> None:
     """Try every reward of the recipe; print a table for each stage and a warning for what teaches something else.
 
-    Data that is not on this machine and cannot be reached is said to be so, and its rewards are not tried.
+    Args:
+        data_is_here: the whole data was read before and is in the cache. If not, only the first rows are fetched, and
+            where they cannot be reached, that is said and the rewards are not tried.
 
     Raises:
         RecipeError: a reward raised, or returned what none may.
@@ -25,14 +28,14 @@ def check_rewards(recipe: Recipe, out: TextIO) -> None:
     problems: list[Problem] = []
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "grpo":
-            problems += _check_stage(recipe, index, stage, out)
+            problems += _check_stage(recipe, index, stage, out, None if data_is_here else ROWS)
     if problems:
         raise RecipeError(problems)
 
 
-def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO) -> list[Problem]:
+def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, first: int | None) -> list[Problem]:
     try:
-        rows = [dict(row) for row in read(recipe.data[stage.data].source(), first=ROWS)]
+        rows = [dict(row) for row in islice(read(recipe.data[stage.data].source(), first), ROWS)]
     except (OSError, ValueError) as error:
         print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {_line(error)}", file=out)
         return []

@@ -52,7 +52,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     if first:
         if index == 0:
             check_data(recipe)
-            check_rewards(recipe, sys.stderr)
+            check_rewards(recipe, sys.stderr, data_is_here=True)
         else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)

@@ -1,5 +1,6 @@
 """The shipped rewards, called as TRL calls them."""
 
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from rewards.brevity import brevity
 from rewards.format import format
 from rewards.overlong import overlong
 from rewards.repetition import repetition
-from rewards.response import Reason, render
+from rewards.response import TAGS, Reason, render
 from rewards.verify import Outcome
 
 GAMED = table("gamed")
@@ -35,6 +36,21 @@ def test_a_gamed_completion_earns_nothing_and_an_honest_one_all() -> None:
     assert [row["name"] for row, value in zip(GAMED, paid, strict=True) if value != row["pays"]] == []
     assert sum(row["pays"] for row in GAMED) == 10
     assert len(GAMED) > 80
+
+
+def test_ten_thousand_fuzzed_completions_have_a_verdict() -> None:
+    """Well-formed or not, through the workers where they need algebra; none is right by accident."""
+    rng = random.Random(5)
+    pieces = [*"0123456789.,-+*/^_(){}[]|!$%\\ <>=~&#@:;'\"`abcxyzABC²½π√−∞٣€\u200b\ud800\0\n", *TAGS, " or ", "cm"]
+    pieces += [r"\frac", r"\sqrt", r"\text{", r"\boxed{", r"\pm", r"\cup", r"\le", r"\exp(", r"\sin"]
+    golds = ["7", "B", "Paris", "50%", "(1,2)", "1, 2", "10 cm", "x=3", "x>3", r"\frac{\pi}{2}", "x^2+1", "H_2O"]
+    texts = ["".join(rng.choices(pieces, k=rng.randrange(40))) for _ in range(10_000)]
+    texts = [text * rng.randrange(1, 10_000) if index % 100 == 0 else text for index, text in enumerate(texts)]
+    responses = [text if index % 5 == 0 else render("So it is.", text) for index, text in enumerate(texts)]
+    found = verdicts(responses, [rng.choice(golds) for _ in responses])
+    assert {verdict.outcome for verdict in found} >= {Outcome.MALFORMED, Outcome.WRONG, Outcome.UNPARSEABLE}
+    right = [text for text, verdict in zip(texts, found, strict=True) if verdict.outcome is Outcome.CORRECT]
+    assert all(len(text.strip()) <= 3 for text in right), right  # a letter or a digit, by chance
 
 
 def test_an_unusable_reference_is_none_and_not_zero() -> None:
