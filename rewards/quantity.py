@@ -47,7 +47,7 @@ _PERCENT = {"%", "percent", "per cent", "pct"}
 # What is counted, as in `3 apples`: a few words, none of which says another number or takes the number back.
 _WORDS = re.compile(
     r"(?!.*\b(?:and|or|not|but|to|of|by|out|at|than|is|more|less|fewer|most|least|over|under|above|below|about|around|plus|minus"
-    r"|times|mod|base|squared|cubed|factorial|dozens?|scores?|gross|pairs?|half|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?"
+    r"|times|mod|base|squared|cubed|factorial|dozens?|scores?|gross|pairs?|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?"
     r"|sevenths?|eighths?|ninths?|(?:ten|hundred|thousand|million)ths?|wrong|incorrect|maybe|perhaps|nan|inf(?:inity)?)\b)"
     r"[A-Za-z]{3,}(?: [A-Za-z]{2,}){0,2}",
     re.IGNORECASE,

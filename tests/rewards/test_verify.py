@@ -137,6 +137,19 @@ def test_any_text_has_a_verdict_without_algebra_being_asked_twice(text: str, gol
         algebra.compare = compare
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "piece",
+    ["A1", "(A1)", "A_{1}", "1,", "1 ", "a ", "a-", "1-", "1/", "x=", "{", "\\frac", "boxed{a", "**", "10^", "1.", "$"],
+)
+def test_a_repeated_piece_is_read_without_backtracking(piece: str) -> None:
+    """Two readings of each piece would make 2^80 of the whole, which no limit but this test's would end."""
+    for end in ("", "!", "?", "}", " cm"):
+        text = (piece * 256)[: 255 - len(end)] + end
+        assert verify(text, "7") is not Outcome.CORRECT
+        assert verify("7", text) in Outcome
+
+
 NUMBERS = st.fractions(-(10**9), 10**9, max_denominator=10**4)
 
 
