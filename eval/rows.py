@@ -75,16 +75,12 @@ _REPLACED = {"id", "question", "image", "images", "answer", "choices", "hint", "
 
 
 def _load(source: Source, first: int | None) -> "datasets.Dataset":
-    table = _table(source, streaming=first is not None)
-    return table if first is None else _taken(table, first)
-
-
-def _taken(table: "datasets.Dataset | datasets.IterableDataset", first: int) -> "datasets.Dataset":
     import datasets
 
-    if isinstance(table, datasets.Dataset):
-        return table.select(range(min(first, len(table))))
-    return datasets.Dataset.from_list(list(table.take(first)), features=table.features)
+    table = _table(source, streaming=first is not None)
+    if first is not None and isinstance(table, datasets.IterableDataset):
+        return datasets.Dataset.from_list(list(table.take(first)), features=table.features)
+    return table if first is None else table.select(range(min(first, len(table))))
 
 
 def _table(source: Source, streaming: bool) -> Any:

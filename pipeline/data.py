@@ -47,7 +47,7 @@ def check_data(recipe: Recipe) -> None:
         with mistakes(task, "task_data"):
             unusable = Counter(_with_gold_codes(read(load_task(task).source()))["code"][:])["answer_unusable"]
         if unusable:
-            _tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
+            tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
 
 
 def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datasets.Dataset":
@@ -122,7 +122,7 @@ def _usable(
     if data.bad_rows == "stop":
         advice = f"{len(bad)} rows cannot be used ({counts}); mend them, or leave them out with `bad_rows: drop`"
         raise RecipeError([*_first_of_each_kind(bad.values()), Problem(data.path, "bad_rows", advice)])
-    _tell(f"{data.path}: left out {len(bad)} of {len(rows)} rows ({counts})")
+    tell(f"{data.path}: left out {len(bad)} of {len(rows)} rows ({counts})")
     if len(bad) == len(rows):
         raise ValueError(f"{data.path}: no usable row is left ({counts})")
     return rows.select([index for index in range(len(rows)) if index not in bad])
@@ -153,7 +153,8 @@ def _first_of_each_kind(problems: Iterable[Problem]) -> Iterator[Problem]:
 
 
 @cache  # once a process: a stage reads its rows after they were checked
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """Say `message` on stderr, from the first rank alone."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(message, file=sys.stderr, flush=True)
 

@@ -1,7 +1,5 @@
 """Stage kind `grpo`: TRL's GRPOTrainer from the last stage's folder, with rollouts by vLLM or transformers."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from eval.chat import Chat
 from eval.decode import vision_token_ids
-from pipeline.data import grpo_rows
+from pipeline.data import grpo_rows, tell
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe, mistakes
@@ -125,11 +123,9 @@ class ConstantRewards:
         flat[""] = bool((totals == totals[:, :1]).all())
         for name, is_flat in flat.items():
             self.flat[name] = self.flat[name] + 1 if is_flat else 0
-            if self.flat[name] == self.PATIENCE and int(os.environ.get("RANK", "0")) == 0:
+            if self.flat[name] == self.PATIENCE:
                 what = f"reward {name!r} gave one value to every completion" if name else _NO_ADVANTAGE
-                print(
-                    f"WARNING step {step}: {what} of the last {self.PATIENCE} generations", file=sys.stderr, flush=True
-                )
+                tell(f"WARNING step {step}: {what} of the last {self.PATIENCE} generations")
 
 
 _NO_ADVANTAGE = "all completions of each group got the same reward, so nothing is learned,"

@@ -37,7 +37,8 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
     try:
         rows = [dict(row) for row in islice(read(recipe.data[stage.data].source(), first), ROWS)]
     except (OSError, ValueError) as error:
-        print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {_line(error)}", file=out)
+        reason = str(error).partition("\n")[0]
+        print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {reason}", file=out)
         return []
     trials: list[Trial] = []
     problems: list[Problem] = []
@@ -74,7 +75,3 @@ def _print(stage: GrpoStage, rows: int, trials: list[Trial], out: TextIO) -> Non
     for trial in trials:
         if trial.name not in FORM_ALONE and (warning := trial.warning()):
             print(f"WARNING {stage.name}.rewards: {trial.name} {warning}", file=out)
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -15,7 +15,7 @@ from .checked import RewardError, checked
 from .load import load_reward
 from .response import completion_text
 from .trial import call
-from .verify import Kind, Outcome, Question, verify_all
+from .verify import Kind, Question, verify_all
 
 _CHUNK = 1024  # lines judged together
 
@@ -77,18 +77,14 @@ def _scores(lines: list[bytes], reward: Any, options: argparse.Namespace) -> Ite
         questions = [Question(row["completion"], row["answer"], row["kind"], row["choices"]) for row in rows]
         found = [Verdict(outcome) for outcome in verify_all(questions)]
     else:
-        columns = (list(column) for column in zip(*(_arguments(row) for row in rows), strict=True))
-        found = verdicts(*columns)
+        names = ("completion", "answer", "kind", "choices", "truncated")
+        found = verdicts(*([row[name] for row in rows] for name in names))
     if options.reward == "accuracy":
-        values = [None if v.outcome is Outcome.ANSWER_UNUSABLE else float(v.outcome is Outcome.CORRECT) for v in found]
+        values = [verdict.outcome.reward for verdict in found]
     else:
         values = call(reward, [row["completion"] for row in rows], rows)
     for row, value, verdict in zip(rows, values, found, strict=True):
         yield {"id": row["id"], "reward": value, "outcome": verdict.outcome.value}
-
-
-def _arguments(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["completion"], row["answer"], row["kind"], row["choices"], row["truncated"]
 
 
 def _row(line: bytes) -> dict[str, Any]:

@@ -57,4 +57,4 @@ def accuracy(
     if log_metric is not None:
         for outcome in Outcome:
             log_metric(f"outcome/{outcome}", found.count(outcome) / max(len(found), 1))
-    return [None if outcome is Outcome.ANSWER_UNUSABLE else float(outcome is Outcome.CORRECT) for outcome in found]
+    return [outcome.reward for outcome in found]

@@ -6,10 +6,13 @@ no thread and no signal can stop it; only a process can be killed.
 """
 
 import gc
+import logging
 import math
 import multiprocessing
 import os
 import re
+import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .quantity import TOLERANCE
-from .value import expressions, read, same
+from .value import FUNCTIONS, expressions, read, same
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
@@ -138,10 +141,6 @@ _TYPICAL = [
 
 
 def _prepare_worker() -> None:
-    import logging
-    import resource
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     for pair in _TYPICAL:  # imports and the grammar's caches: seconds that no answer should pay
@@ -170,16 +169,12 @@ def _check(gold: str) -> str:
 
 def _limit_time() -> None:
     """A limit of its own for the case that nobody is left to kill this process."""
-    import resource
-
     spent = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + 10)
 
 
 def _limit(what: int, amount: int) -> None:
     """Set a soft limit, below the hard one that the system may have set."""
-    import resource
-
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
 
@@ -285,9 +280,7 @@ def _parse(text: str) -> Any:
     return None if value.has(sympy.nan, sympy.zoo) or (infinite and not value.is_infinite) else found
 
 
-_NAMED = re.compile(
-    r"(?<![\\A-Za-z])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
-)
+_NAMED = re.compile(rf"(?<![\\A-Za-z])({'|'.join(sorted(FUNCTIONS))})(?![A-Za-z])")
 _TOKEN = re.compile(r" ?(?:\{|\\[A-Za-z]+|\d|[A-Za-z])")
 
 

@@ -18,9 +18,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\s+", " ", text if text.isascii() and text.isprintable() else _ascii_signs(text)).strip()
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = re.sub(r"(?<=\d)(?:\{,\}|,\\!) ?(?=\d)|(?<=\d),(?=\d{3}(?:,\d{3})*\s*[\\a-zA-Z])", "", text).replace(
-        "~", " "
-    )
+    text = _THOUSANDS.sub("", text).replace("~", " ")
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -86,6 +84,8 @@ _SIGNS = {
     "٫": ".", "٬": ",", "µ": r"\mu ", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ", "¢": " cents",
 }  # fmt: skip
 
+# Commas that are surely no list's: `1{,}000`, `1,\!000`, `1,000\pi`
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!) ?(?=\d)|(?<=\d),(?=\d{3}(?:,\d{3})*\s*[\\a-zA-Z])")
 _BOLD = re.compile(r"(?<![\w*])\*\*([^*]+)\*\*(?![\w*])")  # not 2**3**4
 _STYLE = "text|textbf|textit|textrm|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname"
 _LATEX = [

@@ -8,6 +8,7 @@ All rules are our choice; math-verify, which has none of them, takes a tuple, a 
 import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from .quantity import Quantity, known_unit, quantity, same_quantity
@@ -66,6 +67,7 @@ Algebra = Callable[[str, str, str], bool]
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)  # a reference is read once for its kind and once for each completion of its group
 def read(text: str) -> Value:
     """The value that `text` (in its `plain` spelling) writes. Total: what is nothing else is `Words`."""
     text = _without_outer_brackets(text.strip().removeprefix("+").strip())
@@ -218,8 +220,8 @@ def _scalar(text: str) -> Value:
     return Expression(text) if is_expression(text) else Words(text)
 
 
-_FUNCTIONS = set("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp pi".split())
-_COMMANDS = _FUNCTIONS | {*"frac infty times cdot div lg lfloor rfloor lceil rceil".split(), *_GREEK}
+FUNCTIONS = set("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp pi".split())
+_COMMANDS = FUNCTIONS | {*"frac infty times cdot div lg lfloor rfloor lceil rceil".split(), *_GREEK}
 _NO_EXPRESSION = re.compile(
     r"(?<![_\d])\d+ \d|\d ?\\frac"  # `7 8` and `2\frac12` are no products
     r"|(?<!\d)\.(?!\d)|\.\d*\.|\d_|(?<![\d.])0\d|[-+][-+]|- [-+]|[-+*/^_]$"
@@ -237,7 +239,7 @@ def is_expression(text: str) -> bool:
     if re.search(r"\d [A-Za-z]{1,2} \d|\d [A-Za-z]{2}$", text) and "\\" not in text:  # `5 ft 3 in`, `3 to 5`, `9 am`
         return False
     longest = 3 if "\\" in text or "^" in text or re.fullmatch(r"\d+[a-z]{3}", text) else 2
-    return all(word in _FUNCTIONS or (len(word) <= longest and not digit) for word, digit in words)
+    return all(word in FUNCTIONS or (len(word) <= longest and not digit) for word, digit in words)
 
 
 def _depths(text: str) -> list[int]:

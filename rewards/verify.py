@@ -30,6 +30,11 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     ANSWER_UNUSABLE = "answer_unusable"
 
+    @property
+    def reward(self) -> float | None:
+        """1 for a right answer, else 0; None where the reference is to blame."""
+        return None if self is Outcome.ANSWER_UNUSABLE else float(self is Outcome.CORRECT)
+
 
 class Question(NamedTuple):
     """An answer and what it is compared with."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
-from tables import hostile_answers
+from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
 from pipeline import grpo
@@ -19,7 +19,6 @@ from pipeline.recipe import Data, Recipe, RecipeError, Reward
 from rewards.checked import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 
-SLOW = r"\exp(\exp(\exp(99)))"
 OWN = """
 calls = []
 
