@@ -6,13 +6,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
+from pipeline.folder import sha256
 from pipeline.recipe import Data, Problem, Recipe, RecipeError, Reward, mistakes
+from rewards import verify
 from rewards.response import render
-from rewards.verify import usable
 
 if TYPE_CHECKING:
     import datasets
@@ -134,13 +136,21 @@ _UNUSABLE = "the answer {!r:.80} does not verify against itself; mend it, or dec
 def _with_gold_codes(rows: "datasets.Dataset") -> "datasets.Dataset":
     """A column `code`: `answer_unusable` where the reference does not verify against itself. datasets caches it."""
     columns = [name for name in ("answer", "kind", "choices") if name in rows.column_names]
-    return rows.select_columns(columns).map(_gold_codes, batched=True, remove_columns=columns, desc="checking answers")
+    return rows.select_columns(columns).map(
+        _gold_codes, batched=True, fn_kwargs={"rules": _rules()}, remove_columns=columns, desc="checking answers"
+    )
 
 
-def _gold_codes(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
+@cache
+def _rules() -> list[str]:
+    """Digests of the verifier's files: a part of the cache's key, so that no verdict outlives a change of its rules."""
+    return [sha256(path) for path in sorted(Path(verify.__file__).parent.glob("*.[pt][yx]*"))]
+
+
+def _gold_codes(batch: dict[str, list[Any]], rules: list[str]) -> dict[str, list[str]]:
     golds = batch["answer"]
     nothing = [None] * len(golds)
-    verified = usable(list(zip(golds, batch.get("kind", nothing), batch.get("choices", nothing), strict=True)))
+    verified = verify.usable(list(zip(golds, batch.get("kind", nothing), batch.get("choices", nothing), strict=True)))
     return {"code": ["" if each else "answer_unusable" for each in verified]}
 
 

@@ -57,7 +57,7 @@ class RunFolder:
                 f"{self.root} holds a run of another recipe; changed: {', '.join(changed)}. "
                 "Give this one another `name`, or move that folder away"
             )
-        data = {name: _sha256(Path(data.path)) for name, data in recipe.data.items() if Path(data.path).is_file()}
+        data = {name: sha256(Path(data.path)) for name, data in recipe.data.items() if Path(data.path).is_file()}
         write_json(path, {"recipe": resolved, "data": data, "versions": _versions(), "git": _git_revision()})
 
     def begin(self, name: str) -> None:
@@ -101,10 +101,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _entry(path: Path, root: Path) -> dict[str, Any]:
-    return {"path": str(path.relative_to(root)), "size": path.stat().st_size, "sha256": _sha256(path)}
+    return {"path": str(path.relative_to(root)), "size": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

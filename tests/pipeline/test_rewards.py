@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
-from pipeline import grpo
+from eval.rows import read
+from pipeline import data, grpo
 from pipeline.data import grpo_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
@@ -218,14 +219,23 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
         {"id": f"r{n}", "question": "?", "kind": None, "choices": None, **answer} for n, answer in enumerate(answers)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
+    source, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
     verifying = [Reward(use="format"), Reward(use="accuracy")]
     with pytest.raises(RecipeError) as caught:
-        grpo_rows(data, chat, verifying)
+        grpo_rows(source, chat, verifying)
     *named, summary = caught.value.problems
     assert [(problem.id, problem.code) for problem in named] == [(f"r{n}", "answer_unusable") for n in (1, 2, 3, 5)]
     assert "the answer 'seven' does not verify against itself" in named[2].message
     assert "answer_unusable 4" in summary.message
-    kept = grpo_rows(data.model_copy(update={"bad_rows": "drop"}), chat, verifying)
+    kept = grpo_rows(source.model_copy(update={"bad_rows": "drop"}), chat, verifying)
     assert kept["answer"][:] == ["7", r"\frac{\pi}{2}"]
-    assert len(grpo_rows(data, chat, [Reward(use="format")])) == 6, "a reward of another kind reads other references"
+    assert len(grpo_rows(source, chat, [Reward(use="format")])) == 6, "a reward of another kind reads other references"
+
+
+def test_verdicts_on_references_last_until_the_rules_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "r", "question": "?", "answer": "7"}) + "\n")
+    rows = read(Data(path=str(tmp_path / "rows.jsonl")).source())
+    before = data._with_gold_codes(rows)
+    assert data._with_gold_codes(rows)._fingerprint == before._fingerprint
+    monkeypatch.setattr(data, "_rules", lambda: ["another verifier"])
+    assert data._with_gold_codes(rows)._fingerprint != before._fingerprint
