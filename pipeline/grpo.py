@@ -1,6 +1,8 @@
 """Stage kind `grpo`: TRL's GRPOTrainer from the last stage's folder, with rollouts by vLLM or transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
+from trl.generation import vllm_generation
 
 from eval.chat import Chat
 from eval.decode import vision_token_ids
@@ -15,7 +18,7 @@ from pipeline.data import grpo_rows, tell
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe, mistakes
-from pipeline.weight_push import push_weights
+from pipeline.weight_push import keep_current
 from rewards.checked import RewardError
 
 
@@ -40,9 +43,6 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         **adapter_settings(stage.lora, recipe.model.dtype),
         callbacks=[StaleWeightsAlarm(stage.max_logp_difference)],
     )
-    if trainer.use_vllm and trainer.vllm_mode == "colocate":
-        generation, trl_push = trainer.vllm_generation, trainer.vllm_generation.sync_weights
-        generation.sync_weights = lambda: push_weights(generation, trl_push)
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train()
     return save_model(trainer, out, rollouts="vllm" if trainer.use_vllm else "transformers")
@@ -60,9 +60,12 @@ class RolloutTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args: Any, chat: Chat, **kwargs: Any) -> None:
-        super().__init__(*args, processing_class=chat.processor, **kwargs)
+        with _engine_dtype("bfloat16" if kwargs["args"].bf16 else kwargs["args"].model_init_kwargs["dtype"]):
+            super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.chat = chat
         self.constant_rewards = ConstantRewards(self.reward_func_names)
+        if self.use_vllm:
+            keep_current(self.vllm_generation)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
         """The rewards of all ranks, N completions by F functions; NaN where a function gave None."""
@@ -92,6 +95,21 @@ class RolloutTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         return super()._generate_single_turn(self._engine_prompt_ids, *args, **kwargs)
+
+
+@contextmanager
+def _engine_dtype(dtype: str) -> Iterator[None]:
+    """Colocated engines made in this context compute in the trainer's `dtype`.
+
+    TRL 1.16 leaves it to vLLM, whose "auto" turns a float32 checkpoint into bfloat16: a policy that the trainer does
+    not have, and on a CPU the slower one.
+    """
+    whole = getattr(vllm_generation, "LLM", None)  # absent without vLLM
+    vllm_generation.LLM = partial(whole, dtype=dtype, use_tqdm_on_load=False) if whole else None
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = whole
 
 
 def banned_from_sampling(token_ids: list[int], use_vllm: bool) -> dict[str, Any]:

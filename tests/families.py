@@ -5,6 +5,7 @@ tokenizers are of each family's own class, trained on a few sentences. Nothing i
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import transformers as hf
 import trl
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -133,6 +135,7 @@ def gemma3() -> tuple[Any, Any]:
         extra_special_tokens=GEMMA_IMAGE,
     )
     _add_special(tokenizer, GEMMA_SPECIAL[5:])
+    tokenizer.add_tokens([AddedToken("\n" * count, normalized=False) for count in range(1, 5)])  # vLLM names them
     processor = hf.Gemma3Processor(
         image_processor=hf.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}),
         tokenizer=tokenizer,
@@ -216,8 +219,29 @@ def save(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     model, processor = FAMILIES[name]()
     model.save_pretrained(folder)
+    _name_like_the_hub(folder / "model.safetensors")
     processor.save_pretrained(folder)
     return folder
+
+
+def save_tied(model: Path, folder: Path) -> Path:
+    """Write a random model of the same configuration whose head is its embeddings, as in Qwen2.5-VL-3B."""
+    config = hf.AutoConfig.from_pretrained(model)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
+    torch.manual_seed(0)
+    hf.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    hf.AutoProcessor.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+def _name_like_the_hub(weights: Path) -> None:
+    """CLIP's and SigLIP's towers have one more level in published checkpoints; vLLM reads only these names.
+
+    transformers keeps the names that it loaded; a model made from its configuration has nothing to keep.
+    """
+    tower = re.compile(r"^(vision_tower\.)(?!vision_model\.)")
+    named = {tower.sub(r"\1vision_model.", name): weight for name, weight in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------
