@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
 from pipeline.folder import sha256
-from pipeline.recipe import Data, Problem, Recipe, RecipeError, Reward, mistakes
+from pipeline.recipe import Data, GrpoStage, Problem, Recipe, RecipeError, mistakes
 from rewards import verify
 from rewards.response import render
 
@@ -44,7 +44,7 @@ def check_data(recipe: Recipe) -> None:
                 if stage.kind == "sft":
                     sft_rows(recipe.data[name], chat, stage.trainer.get("max_length"))
                 else:
-                    grpo_rows(recipe.data[name], chat, stage.rewards)
+                    grpo_rows(recipe.data[name], chat, stage)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
             unusable = Counter(_with_gold_codes(read(load_task(task).source()))["code"][:])["answer_unusable"]
@@ -70,18 +70,53 @@ def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datase
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def grpo_rows(data: Data, chat: "Chat", rewards: Sequence[Reward] = ()) -> "datasets.Dataset":
+def grpo_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Dataset":
     """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see.
 
-    Where one of `rewards` verifies answers, a row whose own answer does not verify against itself cannot be used.
+    A row cannot be used whose prompt and longest completion, images included, do not fit into the rollout engine, or,
+    where a reward verifies answers, whose own answer does not verify against itself.
 
     Raises:
         RecipeError: rows cannot be used, and `bad_rows` is not `drop`.
+        ValueError: there are fewer prompts than a generation takes, or some have images and some none.
     """
-    verifies = any(reward.use in {"accuracy", "brevity"} for reward in rewards)
-    rows = _usable(read(data.source()), data, partial(_prompt_problem, chat), verifies)
+    setting = stage.settings()
+    length = setting["vllm_max_model_length"] if setting["use_vllm"] else None
+    length = length or getattr(chat.config.get_text_config(), "max_position_embeddings", None)
+    room = length - setting["max_completion_length"] if length else None
+    verifies = any(reward.use in {"accuracy", "brevity"} for reward in stage.rewards)
+    rows = _usable(read(data.source()), data, partial(_rollout_problem, chat, room), verifies)
+    _check_generations(data, rows, stage)
     hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
     return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
+
+
+def has_images(rows: "datasets.Dataset") -> list[bool]:
+    """Whether each row has images."""
+    if "images" not in rows.column_names:
+        return [False] * len(rows)
+    return [bool(images) for images in undecoded(rows.select_columns("images"))["images"][:]]
+
+
+def _check_generations(data: Data, rows: "datasets.Dataset", stage: GrpoStage) -> None:
+    """That a generation can be filled, with prompts that are all with images or all without."""
+    pictured = has_images(rows)
+    kinds = {"with images": sum(pictured), "without": len(pictured) - sum(pictured)}
+    if all(kinds.values()) and stage.mixed_rows == "stop":
+        counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
+        raise ValueError(
+            f"{data.path}: {counts}, which no generation can mix; ask each kind by itself with `mixed_rows: split`, "
+            "or make two stages of them"
+        )
+    completions, group = stage.completions_per_generation(), stage.settings()["num_generations"]
+    prompts = completions // group
+    for kind, count in kinds.items():
+        if 0 < count < prompts:
+            what = f"{count} prompts {kind}" if all(kinds.values()) else f"{count} prompts"
+            raise ValueError(
+                f"{data.path}: {what} are fewer than a generation takes, {completions} completions / {group} "
+                f"num_generations = {prompts}; lower per_device_train_batch_size or the steps a generation"
+            )
 
 
 def _conversation(row: Row) -> Row:
@@ -172,8 +207,20 @@ def tell(message: str) -> None:
 def _prompt_problem(chat: "Chat", row: Row) -> Found:
     if row.get("malformed"):
         return "malformed", f"the response is malformed: {row['malformed']}"
+    if row.get("images") and not chat.is_vlm:
+        return "unseen_images", "the row has images, and the model reads text alone"
     if token := chat.control_token(row["question"]):
         return "special_token", f"the question has {token!r}, which the tokenizer reads as a control token"
+    return None
+
+
+def _rollout_problem(chat: "Chat", room: int | None, row: Row) -> Found:
+    if (problem := _prompt_problem(chat, row)) or room is None:
+        return problem
+    images = row.get("images") or []
+    length = _prompt_tokens(chat, chat.prompt_text(row["question"], images), images, room)
+    if length > room:
+        return "too_long", f"a prompt of {length} tokens; the engine's length leaves {room} beside a completion"
     return None
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,11 @@ class Reward(BaseModel):
         return checked(loaded, self.bound, on_error or self.on_error)
 
 
+def processes() -> int:
+    """Of this job; a launcher says so."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class SftStage(Strict):
     kind: Literal["sft"]
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
@@ -113,14 +119,37 @@ class SftStage(Strict):
         return f"{self.name} ({'SCALe' if isinstance(self.loss, SegmentLoss) else self.loss})"
 
 
+class Difficulty(Strict):
+    """Ask the model that the stage starts from, and keep the rows that it gets right neither never nor always."""
+
+    samples: int = Field(gt=0)  # completions a row, at the stage's temperature
+    lowest: float = Field(ge=0, le=1)  # pass rates that are kept, both ends included
+    highest: float = Field(ge=0, le=1)
+
+
 class GrpoStage(Strict):
     kind: Literal["grpo"]
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     data: str
     rewards: list[Reward] = Field(min_length=1)
     max_logp_difference: float = Field(default=0.1, gt=0)  # nats; above it, the engine's weights are stale: stop
+    rollout_timeout: float = Field(default=120.0, gt=0)  # seconds without progress of vLLM after which the run ends
+    mixed_rows: Literal["stop", "split"] = "stop"  # rows with images and rows without: refuse, or ask in turns
+    dynamic_sampling: int = Field(default=0, ge=0)  # rounds in which groups without contrast are replaced (DAPO)
+    difficulty: Difficulty | None = None
     lora: Lora | None = None
     trainer: dict[str, Any] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """`trainer` with TRL's defaults for all that it leaves out."""
+        return {key: field.default for key, field in trl_fields.fields("grpo").items()} | self.trainer
+
+    def completions_per_generation(self) -> int:
+        """Completions that all processes of this job roll out together."""
+        setting = self.settings()
+        steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
+        total = setting["generation_batch_size"] or setting["per_device_train_batch_size"] * steps * processes()
+        return int(total)
 
     @model_validator(mode="before")
     @classmethod
@@ -338,6 +367,8 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
             model = SftStage if kind == "sft" else GrpoStage
         case ("stages", _, _, "lora"):
             model = Lora
+        case ("stages", _, _, "difficulty"):
+            model = Difficulty
         case ("stages", _, _, "loss", _):
             model = SegmentLoss
         case ("stages", _, _, "loss", _, "think_weight"):
@@ -400,6 +431,11 @@ _RESERVED_SFT = {
     "completion_only_loss": _MEANS,
     "average_tokens_across_devices": _MEANS,
 }
+_RESERVED_GRPO = {
+    "eval_strategy": "a grpo stage has no rows to evaluate on; `evaluate` scores its checkpoint",
+    "log_completions": "completions are always saved: runs/<name>/<stage>/completions",
+    "num_completions_to_print": "completions are saved, not printed: runs/<name>/<stage>/completions",
+}
 
 
 def _trainers(recipe: Recipe) -> list[Found]:
@@ -407,7 +443,7 @@ def _trainers(recipe: Recipe) -> list[Found]:
     found: list[Found] = []
     for index, stage in enumerate(recipe.stages):
         known, before = trl_fields.fields(stage.kind), len(found)
-        reserved = _RESERVED | (_RESERVED_SFT if stage.kind == "sft" else {})
+        reserved = _RESERVED | (_RESERVED_SFT if stage.kind == "sft" else _RESERVED_GRPO)
         for key, value in stage.trainer.items():
             loc, name = ("stages", index, "trainer", key), f"{stage.name}.trainer.{key}"
             if key in reserved:
@@ -423,7 +459,7 @@ def _trainers(recipe: Recipe) -> list[Found]:
             message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
             found.append((("stages", index), "eval_data", message))
         if stage.kind == "grpo" and len(found) == before:
-            found += _group_arithmetic(index, stage, known)
+            found += _group_arithmetic(index, stage)
     return found
 
 
@@ -448,26 +484,47 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _group_arithmetic(index: int, stage: GrpoStage, known: dict[str, trl_fields.Field]) -> list[Found]:
-    setting = {key: field.default for key, field in known.items()} | stage.trainer
-    batch, world = setting["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
+def _group_arithmetic(index: int, stage: GrpoStage) -> list[Found]:
+    setting, loc = stage.settings(), ("stages", index, "trainer")
     steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
-    total = setting["generation_batch_size"] or batch * world * steps
-    group, loc = setting["num_generations"], ("stages", index, "trainer")
+    total, group = stage.completions_per_generation(), setting["num_generations"]
     found: list[Found] = []
     if total % group:
+        batch = setting["per_device_train_batch_size"]
         message = (
-            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {world} processes x {steps} steps a "
+            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {processes()} processes x {steps} steps a "
             f"generation = {total} completions, which num_generations {group} does not divide"
         )
+        if "WORLD_SIZE" not in os.environ:
+            message += f"; a multiple of {group // math.gcd(total, group)} processes would do, from a launcher"
         found.append((loc, "batch_arithmetic", message))
+    length, completion = setting["vllm_max_model_length"], setting["max_completion_length"]
+    if setting["use_vllm"] and length is not None and length <= completion:
+        message = (
+            f"{stage.name}.trainer: vllm_max_model_length {length} holds prompt and completion, and "
+            f"max_completion_length is {completion}, which leaves nothing for the prompt"
+        )
+        found.append(((*loc, "vllm_max_model_length"), "too_long", message))
+    own = setting["generation_kwargs"] or {}
+    for key in {"seed", "n"} & own.keys():
+        message = f"{stage.name}.trainer.generation_kwargs.{key}: leave it out; {_NOT_FOR_GROUPS[key]}"
+        found.append(((*loc, "generation_kwargs"), "reserved_key", message))
     if setting["use_vllm"] and not is_installed("vllm"):
         message = (
             f"{stage.name}.trainer.use_vllm: vLLM is not installed. On GPUs: pip install 'balanced-thinking[vllm]';"
             " on a CPU: see README, install; or set use_vllm: false to roll out with transformers"
         )
         found.append(((*loc, "use_vllm"), "vllm_missing", message))
+    if stage.difficulty and stage.difficulty.lowest > stage.difficulty.highest:
+        message = f"{stage.name}.difficulty: lowest {stage.difficulty.lowest} is above highest"
+        found.append((("stages", index, "difficulty"), "bad_value", message))
     return found
+
+
+_NOT_FOR_GROUPS = {
+    "seed": "with one, all completions of a group would be the same",
+    "n": "num_generations says how many completions a prompt gets",
+}
 
 
 def _rewards(recipe: Recipe, folder: Path) -> list[Found]:

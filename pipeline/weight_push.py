@@ -1,8 +1,8 @@
 """Weights from the trainer into vLLM: whole, under names that it reads, and without stale caches.
 
-TRL 1.16 walks the trainer's parameters and hands each to `model.load_weights` of a colocated engine, or streams them to
-a server (`trl/generation/vllm_generation.py:465-517`). Right for Qwen and Llama on a GPU, with four gaps elsewhere, each
-a candidate for upstream:
+TRL 1.16 walks the trainer's parameters and hands each to `model.load_weights` of a colocated engine, or streams them
+to a server (`trl/generation/vllm_generation.py:435-517`). Right for Qwen and Llama on a GPU when all weights but the
+vision tower's are trained; elsewhere there are four gaps, each a candidate for upstream:
   * Names. Parameters go by the names of the trainer's modules, but vLLM's loaders read those of checkpoints. With
     transformers 5, the vision towers of LLaVA-NeXT and Gemma-3 differ (`vision_tower.encoder` against
     `vision_tower.vision_model.encoder`, `transformers/conversion_mapping.py:728`), and the first push ends in "There is
@@ -31,7 +31,7 @@ Weights = Iterator[tuple[str, torch.Tensor]]
 
 
 def keep_current(generation: Any) -> None:
-    """Make each `sync_weights` of `generation`, a `trl.generation.VLLMGeneration`, leave the trainer's weights there."""
+    """Make each `sync_weights` of `generation`, a `VLLMGeneration` of TRL, leave the trainer's weights there."""
     trl_walk, trl_push = generation._iter_named_params, generation.sync_weights
     generation._iter_named_params = lambda: _by_checkpoint_names(generation, trl_walk)
     generation.sync_weights = lambda: _push(generation, trl_push)
@@ -66,17 +66,17 @@ def _by_checkpoint_names(generation: Any, trl_walk: Callable[[], Weights]) -> We
         yield from revert_weight_conversion(base, {name: weight}).items()
 
 
-@torch.no_grad()
 def _merged(base: nn.Module) -> Weights:
     """The weights of `base` with its LoRA layers' update added, which is left as it is."""
-    for name, weight in base.named_parameters():
+    for name, parameter in base.named_parameters():
+        weight = parameter.data
         path, _, kind = name.rpartition(".base_layer.")
-        layer = base.get_submodule(path) if path else None
+        layer: Any = base.get_submodule(path) if path else None
         if isinstance(layer, BaseTunerLayer) and kind == "weight":
             for adapter in layer.active_adapters:
-                weight = (weight.data + layer.get_delta_weight(adapter)).to(weight.dtype)
+                weight = (weight + layer.get_delta_weight(adapter).detach()).to(weight.dtype)
         if ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), weight.data
+            yield name.replace(".base_layer.", "."), weight
 
 
 def _repack_tied_head(model: nn.Module) -> None:

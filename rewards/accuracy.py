@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .response import Malformed, Reason, completion_text, parse
-from .verify import Kind, Outcome, Question, verify_all
+from .verify import Kind, Outcome, Question, kind_of, verify_all
 
 
 class Verdict(NamedTuple):
@@ -49,7 +49,7 @@ def accuracy(
 
     Returns one value a completion; None where the reference answer is unusable, which the data check finds before
     training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set, and the trainer adds
-    `truncated`. The share of each outcome is logged as `outcome/<outcome>`.
+    `truncated`. Logged are the share of each outcome, `outcome/<outcome>`, and `accuracy/<kind>`, by kind of answer.
     """
     found = [
         each.outcome for each in verdicts([completion_text(c) for c in completions], answer, kind, choices, truncated)
@@ -57,4 +57,8 @@ def accuracy(
     if log_metric is not None:
         for outcome in Outcome:
             log_metric(f"outcome/{outcome}", found.count(outcome) / max(len(found), 1))
+        blank = [None] * len(found)
+        for outcome, gold, declared, options in zip(found, answer, kind or blank, choices or blank, strict=True):
+            if outcome.reward is not None:  # one value a completion: the trainer takes their mean over all ranks
+                log_metric(f"accuracy/{declared or kind_of(gold, options)}", outcome.reward)
     return [outcome.reward for outcome in found]

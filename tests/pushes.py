@@ -21,13 +21,15 @@ os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error",
 import torch
 from datasets import Dataset
 from PIL import Image
+from steps import grpo_stage
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from eval.rows import prompt
-from pipeline.grpo import RolloutTrainer, banned_from_sampling
+from pipeline.engine import sampling_settings
+from pipeline.grpo import RolloutTrainer
 from pipeline.handoff import adapter_settings, save_model
 from pipeline.recipe import Lora
 
@@ -86,13 +88,14 @@ def trainer(case: Case, out: Path) -> RolloutTrainer:
         "disable_tqdm": True,
         "gradient_checkpointing": False,
         "model_init_kwargs": {"dtype": case.dtype},
-        "generation_kwargs": banned_from_sampling(vision_token_ids(chat.config), True),
+        "generation_kwargs": sampling_settings({}, vision_token_ids(chat.config), True),
         **(case.settings or {}),
     }
     lora = Lora(r=4, alpha=8, target_modules="all-linear") if case.lora else None
     made = RolloutTrainer(
         model=case.model,
         chat=chat,
+        stage=grpo_stage(),
         reward_funcs=[contrast],
         args=GRPOConfig(**settings),
         train_dataset=Dataset.from_dict(rows),

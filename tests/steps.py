@@ -17,7 +17,7 @@ from trl import SFTConfig
 
 from eval.chat import Chat
 from eval.rows import prompt
-from pipeline.recipe import Loss, SegmentLoss, ThinkWeight
+from pipeline.recipe import GrpoStage, Loss, Reward, SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
 from rewards.response import render
 
@@ -86,6 +86,12 @@ def trainer(
         chat=chat,
         loss=loss,
     )
+
+
+def grpo_stage(*rewards: str, **keys: Any) -> GrpoStage:
+    """A stage of the recipe, with the format as its reward if none is named."""
+    paid = [Reward(use=reward) for reward in rewards or ["format"]]
+    return GrpoStage(kind="grpo", name="grpo", data="rows", rewards=paid, **keys)
 
 
 def collated(of: SegmentTrainer, rows: Sequence[int]) -> dict[str, torch.Tensor]:

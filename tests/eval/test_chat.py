@@ -8,7 +8,7 @@ import pytest
 from families import template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from steps import collated
+from steps import collated, grpo_stage
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
@@ -100,7 +100,8 @@ def _trainers(folder: Path, rows: Data, out: Path) -> tuple[SegmentTrainer, Roll
         chat=chat,
         reward_funcs=[accuracy],
         args=GRPOConfig(**common, num_generations=2, per_device_train_batch_size=2),
-        train_dataset=grpo_rows(rows, chat),
+        train_dataset=grpo_rows(rows, chat, grpo_stage()),
+        stage=grpo_stage(),
     )
     return sft, grpo
 

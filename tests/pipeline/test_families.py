@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from families import FAMILIES, VLMS
 from PIL import Image as PILImage
-from steps import collated, load
+from steps import collated, grpo_stage, load
 from trl import GRPOConfig
 
 from eval.chat import Chat
@@ -146,7 +146,8 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
         chat=chat,
         reward_funcs=[lambda completions, **columns: [0.0] * len(completions)],
         args=GRPOConfig(**_arguments(tmp_path), num_generations=2),
-        train_dataset=grpo_rows(source, chat),
+        train_dataset=grpo_rows(source, chat, grpo_stage()),
+        stage=grpo_stage(),
     )
     rows = read(source.source()).select(range(2))
     prompts = [chat.conversation(row["question"], row.get("images") or []) for row in rows]

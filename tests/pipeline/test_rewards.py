@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from steps import grpo_stage
 from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
@@ -16,7 +17,7 @@ from pipeline import data, grpo
 from pipeline.data import grpo_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
-from pipeline.recipe import Data, Recipe, RecipeError, Reward
+from pipeline.recipe import Data, Recipe, RecipeError
 from rewards.checked import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 
@@ -220,7 +221,7 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
-    verifying = [Reward(use="format"), Reward(use="accuracy")]
+    verifying = grpo_stage("format", "accuracy")
     with pytest.raises(RecipeError) as caught:
         grpo_rows(source, chat, verifying)
     *named, summary = caught.value.problems
@@ -229,7 +230,7 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
     assert "answer_unusable 4" in summary.message
     kept = grpo_rows(source.model_copy(update={"bad_rows": "drop"}), chat, verifying)
     assert kept["answer"][:] == ["7", r"\frac{\pi}{2}"]
-    assert len(grpo_rows(source, chat, [Reward(use="format")])) == 6, "a reward of another kind reads other references"
+    assert len(grpo_rows(source, chat, grpo_stage())) == 6, "a reward of another kind reads other references"
 
 
 def test_verdicts_on_references_last_until_the_rules_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

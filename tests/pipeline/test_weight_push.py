@@ -64,18 +64,18 @@ SECOND = {  # the stage after one of the first, from its folder
 
 
 @pytest.fixture(scope="module")
-def found(
-    small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[dict[str, float]]]:
+def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
     saved = tmp_path_factory.mktemp("stages")
     folders = {"tied": save_tied(small("qwen2_5_vl"), saved / "tied_base")}
     handed_on = {before for before, _ in SECOND.values()}
     first = [
-        Case(**{
-            **asdict(case),
-            "model": str(folders.get(case.model) or small(case.model)),
-            "save": str(saved / case.name) if case.name in handed_on else None,
-        })
+        Case(
+            **{
+                **asdict(case),
+                "model": str(folders.get(case.model) or small(case.model)),
+                "save": str(saved / case.name) if case.name in handed_on else None,
+            }
+        )
         for case in FIRST.values()
     ]
     lines = pushes(*first)
@@ -86,9 +86,7 @@ def found(
 @needs_vllm
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*FIRST, *SECOND])
-def test_the_engine_computes_what_the_trainer_computes(
-    found: dict[str, list[dict[str, float]]], case: str
-) -> None:
+def test_the_engine_computes_what_the_trainer_computes(found: dict[str, list[dict[str, float]]], case: str) -> None:
     lines = found[FIRST[case].name if case in FIRST else SECOND[case][1].name]
     assert [line["step"] for line in lines] == list(range(STEPS + 1))
     # Gemma-3 lets the tokens of an image see each other; vLLM's CPU attention does not, whatever the weights.

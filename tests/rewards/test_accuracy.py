@@ -1,6 +1,7 @@
 """The shipped rewards, called as TRL calls them."""
 
 import random
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -65,12 +66,20 @@ def test_a_truncated_response_is_not_paid_whatever_it_says() -> None:
     assert accuracy([RIGHT], answer=["7"], truncated=[True]) == [0.0]
 
 
-def test_outcomes_are_logged_as_shares() -> None:
-    logged: dict[str, float] = {}
-    accuracy([RIGHT, WRONG, MALFORMED, RIGHT], answer=["7"] * 4, log_metric=logged.__setitem__)
-    assert logged["outcome/correct"] == 0.5
-    assert logged["outcome/wrong"] == logged["outcome/malformed"] == 0.25
-    assert sum(logged.values()) == 1
+def test_outcomes_are_logged_as_shares_and_accuracy_by_kind() -> None:
+    logged: defaultdict[str, list[float]] = defaultdict(list)
+    accuracy(
+        [RIGHT, WRONG, MALFORMED, RIGHT, RIGHT, WRONG],
+        answer=["7", "7", "7", r"\sqrt{7}", "seven pens", r"\frac{1}{0}"],
+        kind=[None, None, None, None, "text", "math"],
+        log_metric=lambda name, value: logged[name].append(value),
+    )
+    outcomes = {name: values for name, values in logged.items() if name.startswith("outcome/")}
+    assert outcomes["outcome/correct"] == [1 / 6]
+    assert outcomes["outcome/malformed"] == [1 / 6]
+    assert sum(map(sum, outcomes.values())) == pytest.approx(1)
+    kinds = {name: values for name, values in logged.items() if name not in outcomes}
+    assert kinds == {"accuracy/number": [1, 0, 0], "accuracy/math": [0], "accuracy/text": [0]}
 
 
 def test_format_pays_for_form_alone() -> None:
