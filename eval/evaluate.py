@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -16,6 +16,9 @@ from eval.rows import read
 from eval.scores import scores
 from eval.task import Task
 from rewards.accuracy import verdicts
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -35,33 +38,46 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
         decoder: the loaded checkpoint; it serves all tasks.
         title: what the progress bar says.
     """
-    state = process_state()
     rows = read(task.source())
     if "malformed" in rows.column_names:  # such a row has no answer to compare with
         rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
     rows = rows.select(range(min(task.limit or len(rows), len(rows))))
-    mine = rows.shard(state.num_processes, state.process_index)
-    lines: list[dict[str, Any]] = []
-    bar = tqdm(total=len(mine) * (1 + decoding.samples), desc=title, unit="response", disable=not sys.stderr.isatty())
-    if not sys.stderr.isatty() and state.is_main_process:
-        print(f"{title}: {len(rows)} rows", file=sys.stderr, flush=True)
-    for sample in range(1 + decoding.samples):  # 0 is greedy
-        for begin in range(0, len(mine), decoding.batch_size):
-            batch = list(mine.select(range(begin, min(begin + decoding.batch_size, len(mine)))))
-            temperature = decoding.temperature if sample else None
-            seed = decoding.seed + 1_000_003 * sample + begin
-            responses = list(decoder.decode(batch, task.max_new_tokens, temperature, seed))
-            lines += _lines(batch, responses, sample)
-            bar.update(len(batch))
-    bar.close()
-    lines = gather_object(lines)
+    lines = respond(decoder, rows, task.max_new_tokens, decoding, title)
+    state = process_state()
     if state.is_main_process:
-        lines.sort(key=lambda line: (line["sample"], line["id"]))
         out.mkdir(parents=True, exist_ok=True)
         (out / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         result = {**scores(lines), "temperature": decoding.temperature}
         (out / "scores.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     state.wait_for_everyone()
+
+
+def respond(
+    decoder: Decoder,
+    rows: "datasets.Dataset",
+    max_new_tokens: int,
+    decoding: Decoding,
+    title: str,
+    greedy: bool = True,
+) -> list[dict[str, Any]]:
+    """One line a response to `rows`: first the greedy ones (`sample` 0), then the sampled. Called by every rank."""
+    state = process_state()
+    mine = rows.shard(state.num_processes, state.process_index)
+    samples = range(0 if greedy else 1, 1 + decoding.samples)
+    lines: list[dict[str, Any]] = []
+    bar = tqdm(total=len(mine) * len(samples), desc=title, unit="response", disable=not sys.stderr.isatty())
+    if not sys.stderr.isatty() and state.is_main_process:
+        print(f"{title}: {len(rows)} rows", file=sys.stderr, flush=True)
+    for sample in samples:
+        for begin in range(0, len(mine), decoding.batch_size):
+            batch = list(mine.select(range(begin, min(begin + decoding.batch_size, len(mine)))))
+            temperature = decoding.temperature if sample else None
+            seed = decoding.seed + 1_000_003 * sample + begin
+            responses = list(decoder.decode(batch, max_new_tokens, temperature, seed))
+            lines += _lines(batch, responses, sample)
+            bar.update(len(batch))
+    bar.close()
+    return sorted(gather_object(lines), key=lambda line: (line["sample"], line["id"]))
 
 
 def process_state() -> PartialState:

@@ -2,13 +2,18 @@
 
 import base64
 import io
+import itertools
 import json
+import math
 import random
+import statistics
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
@@ -18,6 +23,8 @@ from eval.task import load_task
 from rewards.response import Response, parse
 
 SAMPLES = 10  # completions shown
+STEPS, GROUPS, COMPLETIONS = 12, 3, 4  # rollouts shown: of a stage, of a step, of a group
+LONGEST = 4000  # characters of a rollout's text; more are cut out of its middle
 _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
@@ -27,16 +34,30 @@ _LAYOUT = {
     "height": 320,
     "font": {"family": "system-ui, sans-serif", "color": "#8a8f98"},
     "legend": {"orientation": "h", "y": -0.2},
-    "colorway": ["#2f6fde", "#e07b39", "#2a9d6f", "#a45bb5", "#c94f5d"],
+    "colorway": "#2f6fde #e07b39 #2a9d6f #a45bb5 #c94f5d #17a2b8 #b59a2c #8a6552".split(),  # outcomes are eight curves
 }
 # A chart of a stage's log: its title, the metrics drawn in it, its axis. Left out where the stage logs none of them.
 _CHARTS = [
     ("Negative log-likelihood by segment", ("think_nll", "answer_nll"), "log"),
     ("Think weight, answer's share of the loss", ("think_weight", "answer_loss_share"), "linear"),
     ("Rewards", ("reward", "rewards/*/mean"), "linear"),
-    ("Share of groups without contrast", ("frac_reward_zero_std",), "linear"),
+    ("Accuracy by kind of answer", ("accuracy/*",), "linear"),
+    ("Format and outcomes, share of completions", ("format_rate", "outcome/*"), "linear"),
+    (
+        "Share of groups without contrast",
+        ("frac_reward_zero_std", "dynamic_sampling/replaced", "dynamic_sampling/unfilled"),
+        "linear",
+    ),
+    ("Dynamic sampling, further rounds", ("dynamic_sampling/rounds",), "linear"),
+    (
+        "Completion length, tokens",
+        ("completions/mean_length", "completions/think_tokens", "completions/answer_tokens"),
+        "linear",
+    ),
+    ("Entropy, nats", ("entropy",), "linear"),
+    ("KL divergence from the reference model, nats", ("kl",), "linear"),
     ("Engine against trainer, log-probability gap", ("sampling/sampling_logp_difference/mean",), "linear"),
-    ("Completion length, tokens", ("completions/mean_length",), "linear"),
+    ("Engine against trainer, importance ratio", ("sampling/importance_sampling_ratio/mean",), "linear"),
 ]
 
 
@@ -58,6 +79,7 @@ def write_report(run: Path) -> None:
         accuracy=_accuracy_chart(results["checkpoints"]) if results["checkpoints"] else "",
         charts=charts,
         samples=_samples(run, held["recipe"]),
+        rollouts={stage["name"]: _rollouts(run, stage) for stage in held["recipe"]["stages"]},
         plotlyjs=get_plotlyjs(),
     )
     (run / "report.html").write_text(page, encoding="utf-8")
@@ -68,7 +90,7 @@ def _stage_charts(metrics: list[dict[str, Any]]) -> list[str]:
 
 
 def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...], axis: str) -> str | None:
-    logged = sorted({name for line in metrics for name in line})
+    logged = sorted({name for line in metrics for name, value in line.items() if value is not None})
     drawn = [name for pattern in names for name in logged if fnmatchcase(name, pattern)]
     if not drawn:
         return None
@@ -76,7 +98,7 @@ def _curves(title: str, metrics: list[dict[str, Any]], names: tuple[str, ...], a
     for name in drawn:
         points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
         steps, values = zip(*points, strict=True)
-        figure.add_scatter(x=steps, y=values, name=name, mode="lines")
+        figure.add_scatter(x=steps, y=values, name=name, mode="lines" if len(points) > 1 else "markers")
     return _html(figure, title, xaxis_title="step", yaxis_type=axis, showlegend=True)
 
 
@@ -145,6 +167,78 @@ def _sample(row: dict[str, Any], lines: dict[str, dict[str, Any]]) -> dict[str, 
             {"checkpoint": name, "outcome": line["outcome"], **_parts(line["text"])} for name, line in lines.items()
         ],
     }
+
+
+def _rollouts(run: Path, stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """Steps from the first to the last, as TRL's `log_completions` wrote them down; none for a stage without."""
+    files = (run / stage["name"] / "completions").glob("completions_*.parquet")
+    in_order = sorted(files, key=lambda file: int(file.stem.removeprefix("completions_")))
+    return [_step(file, [reward["weight"] for reward in stage["rewards"]]) for file in _spread(in_order, STEPS)]
+
+
+def _step(file: Path, weights: list[float]) -> dict[str, Any]:
+    table = pq.ParquetFile(file).read()
+    rows = table.to_pylist()
+    functions = table.column_names[3:][: len(weights)]  # after step, prompt and completion, in the recipe's order
+    for row in rows:
+        given = [(row[name], weight) for name, weight in zip(functions, weights, strict=True) if row[name] is not None]
+        row["reward"] = sum(value * weight for value, weight in given) if given else None  # as TRL sums them
+    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: _asked(row).values())]
+    scored = [row["reward"] for row in rows if row["reward"] is not None]
+    return {
+        "step": rows[0]["step"],
+        "reward": statistics.fmean(scored) if scored else None,
+        "questions": len(groups),
+        "groups": [_group(group, functions) for group in sorted(groups, key=_contrast, reverse=True)[:GROUPS]],
+    }
+
+
+def _asked(row: dict[str, Any]) -> dict[str, Any]:
+    """What the completions of a group share. Questions about different images can have the same text: the id tells."""
+    return {"question": _text(row["prompt"], "user"), "gold": row.get("answer"), "id": row.get("id")}
+
+
+def _contrast(group: list[dict[str, Any]]) -> float:
+    return statistics.pstdev([row["reward"] for row in group if row["reward"] is not None] or [0.0])
+
+
+def _group(group: list[dict[str, Any]], functions: list[str]) -> dict[str, Any]:
+    best_first = sorted(group, key=lambda row: -row["reward"] if row["reward"] is not None else math.inf)
+    return {
+        **{name: None if value is None else _cut(str(value)) for name, value in _asked(group[0]).items()},
+        "size": len(group),
+        "completions": [
+            {
+                "rewards": {name: row[name] for name in functions},
+                "reward": row["reward"],
+                "advantage": row["advantage"],
+                **{name: _cut(part) for name, part in _parts(_text(row["completion"], "assistant")).items()},
+            }
+            for row in _spread(best_first, COMPLETIONS)
+        ],
+    }
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of `items` at even distances, with the first and the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * (len(items) - 1) // (count - 1)] for index in range(count)]
+
+
+def _text(messages: list[dict[str, Any]], role: str) -> str:
+    """What `role` says; of a list of parts, which prompts with images are, the texts."""
+    said = [message["content"] for message in messages if message["role"] == role]
+    return "\n".join(
+        content if isinstance(content, str) else "".join(part.get("text") or "" for part in content) for content in said
+    )
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]} […{len(text) - 2 * half} characters left out…] {text[-half:]}"
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ def check_data(recipe: Recipe) -> None:
                 if stage.kind == "sft":
                     sft_rows(recipe.data[name], chat, stage.trainer.get("max_length"))
                 else:
-                    grpo_rows(recipe.data[name], chat, stage)
+                    grpo_rows(rollout_rows(recipe.data[name], chat, stage), recipe.data[name], stage)
     for task in recipe.evaluate.tasks if recipe.evaluate else []:
         with mistakes(task, "task_data"):
             unusable = Counter(_with_gold_codes(read(load_task(task).source()))["code"][:])["answer_unusable"]
@@ -70,25 +70,32 @@ def sft_rows(data: Data, chat: "Chat", max_length: int | None = None) -> "datase
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def grpo_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Dataset":
-    """Conversational prompts beside all columns of the rows but the think trace, which no rollout may see.
+def grpo_rows(rows: "datasets.Dataset", data: Data, stage: GrpoStage) -> "datasets.Dataset":
+    """Conversational prompts beside all columns of `rows` but the think trace, which no rollout may see.
 
-    A row cannot be used whose prompt and longest completion, images included, do not fit into the rollout engine, or,
+    Raises:
+        ValueError: there are fewer prompts than a generation takes, or some have images and some none.
+    """
+    _check_generations(data, rows, stage)
+    hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
+    return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
+
+
+def rollout_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Dataset":
+    """The rows that the stage can ask.
+
+    Not asked is a row whose prompt and longest completion, images included, do not fit into the rollout engine, or,
     where a reward verifies answers, whose own answer does not verify against itself.
 
     Raises:
-        RecipeError: rows cannot be used, and `bad_rows` is not `drop`.
-        ValueError: there are fewer prompts than a generation takes, or some have images and some none.
+        RecipeError: there are such rows, and `bad_rows` is not `drop`.
     """
     setting = stage.settings()
     length = setting["vllm_max_model_length"] if setting["use_vllm"] else None
     length = length or getattr(chat.config.get_text_config(), "max_position_embeddings", None)
     room = length - setting["max_completion_length"] if length else None
     verifies = any(reward.use in {"accuracy", "brevity"} for reward in stage.rewards)
-    rows = _usable(read(data.source()), data, partial(_rollout_problem, chat, room), verifies)
-    _check_generations(data, rows, stage)
-    hidden = [name for name in ("think", "question", "malformed") if name in rows.column_names]
-    return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
+    return _usable(read(data.source()), data, partial(_rollout_problem, chat, room), verifies)
 
 
 def has_images(rows: "datasets.Dataset") -> list[bool]:

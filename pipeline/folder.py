@@ -4,6 +4,8 @@ runs/<name>/recipe.json            the resolved recipe, versions, git revision
            /<stage>/model/         the hand-off
            /<stage>/metrics.jsonl  one line a logged step
            /<stage>/COMPLETE       manifest of model/, written last, atomically
+           /<stage>/completions/   of a grpo stage: its rollouts, parquet, one file a logged step
+           /pass_rates/<stage>.json  where the stage has a `difficulty`
            /eval/<checkpoint>/<task>/{completions.jsonl,scores.json}
            /results.json  /report.html
 """
@@ -32,6 +34,9 @@ class RunFolder:
 
     def model(self, name: str) -> Path:
         return self.stage(name) / "model"
+
+    def pass_rates(self, stage: str) -> Path:
+        return self.root / "pass_rates" / f"{stage}.json"
 
     def scores(self, checkpoint: str, task: str) -> Path:
         return self.root / "eval" / checkpoint / task

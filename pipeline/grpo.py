@@ -12,7 +12,8 @@ from trl.trainer.utils import RepeatSampler
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline import engine
-from pipeline.data import grpo_rows, has_images, tell
+from pipeline.data import grpo_rows, has_images, rollout_rows, tell
+from pipeline.difficulty import within
 from pipeline.dynamic_sampling import Rollouts, replace_groups
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.progress import show_progress
@@ -22,13 +23,15 @@ from rewards.checked import RewardError
 from rewards.response import Response, parse
 
 
-def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) -> Finished:
+def run(
+    recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str, pass_rates: dict[str, float] | None = None
+) -> Finished:
     """Train the policy `model_in` (a folder or a hub id) on the stage's prompts; save a full checkpoint to `out/model`.
 
     The reference model of a stage with `beta` is `model_in`, the checkpoint that the stage starts from: TRL loads it
     from its path, or turns off the adapter, which is new in each stage.
 
-    `title` heads the progress bar.
+    `title` heads the progress bar; `pass_rates` by row id choose the rows, where the stage has a `difficulty`.
     """
     settings = trainer_settings(recipe, stage.trainer, model_in, out)
     settings |= {"log_completions": True, "num_completions_to_print": 0}
@@ -37,7 +40,9 @@ def run(recipe: Recipe, stage: GrpoStage, model_in: str, out: Path, title: str) 
         chat = Chat(model_in, settings["model_init_kwargs"]["revision"])
         own, use_vllm = stage.trainer.get("generation_kwargs") or {}, stage.trainer.get("use_vllm", False)
         settings["generation_kwargs"] = engine.sampling_settings(own, vision_token_ids(chat.config), use_vllm)
-        args, rows = GRPOConfig(**settings), grpo_rows(recipe.data[stage.data], chat, stage)
+        args, data = GRPOConfig(**settings), recipe.data[stage.data]
+        rows = rollout_rows(data, chat, stage)
+        rows = grpo_rows(within(rows, stage, pass_rates) if pass_rates else rows, data, stage)
         if args.vllm_enable_sleep_mode and not torch.cuda.is_available():
             raise ValueError("vllm_enable_sleep_mode: vLLM sleeps on GPUs only; leave it out on a CPU")
         if args.use_vllm and args.vllm_mode == "server" and args.process_index == 0:

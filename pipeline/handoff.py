@@ -79,6 +79,8 @@ def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
         trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+        if (rollouts_dir := out / "checkpoints" / "completions").exists():
+            rollouts_dir.replace(out / "completions")
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return Finished(steps=trainer.state.global_step, rollouts=rollouts)

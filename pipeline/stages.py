@@ -30,8 +30,8 @@ def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> N
     if first:
         with mistakes(str(folder.root), "run_folder"):
             folder.claim(recipe)
-    for index in range(len(recipe.stages)):
-        if folder.completed(recipe.stages[index].name) is None:
+    for index, stage in enumerate(recipe.stages):
+        if folder.completed(stage.name) is None:
             _run_stage(recipe, index, folder, first)
             _hop(environment)
     if not (folder.root / "report.html").exists() or _unscored(recipe, folder):
@@ -45,6 +45,7 @@ def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> N
 
 
 def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> None:
+    """Train the stage, or, where it chooses its rows by difficulty and has not measured it, do that."""
     stage, started = recipe.stages[index], time.monotonic()
     model_in = recipe.model.path
     if index:
@@ -56,9 +57,17 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)
-        folder.begin(stage.name)
+    title, rates = f"stage {index + 1} of {len(recipe.stages)}: {stage.label}", None
+    if stage.kind == "grpo" and stage.difficulty:
+        from pipeline import difficulty
+
+        rates = difficulty.pass_rates(recipe, stage, folder.pass_rates(stage.name))
+        if rates is None:
+            difficulty.measure(recipe, stage, model_in, folder.pass_rates(stage.name), f"{title}, pass rates")
+            return
     out = folder.stage(stage.name)
-    title = f"stage {index + 1} of {len(recipe.stages)}: {stage.label}"
+    if first:
+        folder.begin(stage.name)
     if stage.kind == "sft":
         from pipeline import sft
 
@@ -66,7 +75,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     else:
         from pipeline import grpo
 
-        finished = grpo.run(recipe, stage, model_in, out, title)
+        finished = grpo.run(recipe, stage, model_in, out, title, rates)
     if first:
         seconds = round(time.monotonic() - started, 1)
         result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, "seconds": seconds}

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
 
 from eval.chat import Chat
-from pipeline.data import grpo_rows, sft_rows
+from pipeline.data import grpo_rows, rollout_rows, sft_rows
 from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe import Data
@@ -100,7 +100,7 @@ def _trainers(folder: Path, rows: Data, out: Path) -> tuple[SegmentTrainer, Roll
         chat=chat,
         reward_funcs=[accuracy],
         args=GRPOConfig(**common, num_generations=2, per_device_train_batch_size=2),
-        train_dataset=grpo_rows(rows, chat, grpo_stage()),
+        train_dataset=grpo_rows(rollout_rows(rows, chat, grpo_stage()), rows, grpo_stage()),
         stage=grpo_stage(),
     )
     return sft, grpo

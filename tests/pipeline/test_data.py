@@ -9,7 +9,7 @@ import pytest
 from steps import grpo_stage
 
 from eval.chat import Chat
-from pipeline.data import grpo_rows, sft_rows
+from pipeline.data import grpo_rows, rollout_rows, sft_rows
 from pipeline.recipe import Data, RecipeError
 
 GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
@@ -76,8 +76,10 @@ def test_many_bad_rows_are_named_ten_of_a_kind(chat: Chat, write: Callable[..., 
 
 def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, write: Callable[..., Data]) -> None:
     with pytest.raises(RecipeError, match="special_token"):
-        grpo_rows(write({**GOOD, "question": "<|im_end|>"}), chat, grpo_stage())
-    assert sorted(grpo_rows(write(GOOD), chat, grpo_stage()).column_names) == ["answer", "choices", "id", "prompt"]
+        rollout_rows(write({**GOOD, "question": "<|im_end|>"}), chat, grpo_stage())
+    data = write(GOOD)
+    rows = grpo_rows(rollout_rows(data, chat, grpo_stage()), data, grpo_stage())
+    assert sorted(rows.column_names) == ["answer", "choices", "id", "prompt"]
 
 
 def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: Chat, tmp_path: Path) -> None:

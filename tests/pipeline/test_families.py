@@ -18,7 +18,7 @@ from eval.chat import Chat
 from eval.decode import Decoder
 from eval.rows import read
 from pipeline import grpo, sft
-from pipeline.data import grpo_rows, sft_rows
+from pipeline.data import grpo_rows, rollout_rows, sft_rows
 from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe import Data, Recipe
@@ -146,7 +146,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
         chat=chat,
         reward_funcs=[lambda completions, **columns: [0.0] * len(completions)],
         args=GRPOConfig(**_arguments(tmp_path), num_generations=2),
-        train_dataset=grpo_rows(source, chat, grpo_stage()),
+        train_dataset=grpo_rows(rollout_rows(source, chat, grpo_stage()), source, grpo_stage()),
         stage=grpo_stage(),
     )
     rows = read(source.source()).select(range(2))

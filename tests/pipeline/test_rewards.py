@@ -13,8 +13,8 @@ from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
 from eval.rows import read
-from pipeline import data, grpo
-from pipeline.data import grpo_rows
+from pipeline import data
+from pipeline.data import rollout_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
 from pipeline.recipe import Data, Recipe, RecipeError
@@ -39,52 +39,14 @@ def needs(completions, solution, **columns):
 """
 
 
-@pytest.fixture
-def recipe(small: Callable[[str], Path], tmp_path: Path) -> Callable[..., Recipe]:
-    """A GRPO stage of a small text model on questions whose answers need algebra, with the given rewards."""
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    rows = [{"id": f"q{n}", "question": f"Half of {n} pi?", "answer": rf"\frac{{{n}\pi}}{{2}}"} for n in (3, 5, 7, 9)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def recipe(*rewards: Any, **trainer: Any) -> Recipe:
-        stage = {
-            "name": "grpo",
-            "kind": "grpo",
-            "data": "rows",
-            "rewards": [*rewards],
-            "trainer": {
-                "max_steps": 3,
-                "logging_steps": 1,
-                "gradient_checkpointing": False,
-                "per_device_train_batch_size": 8,
-                "num_generations": 4,
-                "max_completion_length": 8,
-                "use_vllm": False,
-                **trainer,
-            },
-        }
-        return Recipe.model_validate(
-            {
-                "name": "rewards",
-                "model": {"path": str(small("qwen3")), "dtype": "float32"},
-                "data": {"rows": {"path": str(tmp_path / "rows.jsonl")}},
-                "stages": [stage],
-            }
-        )
-
-    return recipe
-
-
-def _train(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
-    stage = recipe.stages[0]
-    assert stage.kind == "grpo"
-    grpo.run(recipe, stage, recipe.model.path, out / "grpo", "grpo")
-    return [json.loads(line) for line in (out / "grpo" / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.timeout(180)
 def test_hostile_completions_do_not_stall_training(
-    recipe: Callable[..., Recipe], contrast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., Recipe], train: Callable[..., Any], contrast: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each step, half of the sampled completions are replaced by well-formed responses with a hostile answer."""
     answers = [answer for answer in hostile_answers() if 0 < len(answer) <= MAX_ANSWER_CHARS]
@@ -100,7 +62,7 @@ def test_hostile_completions_do_not_stall_training(
         return calculate(self, inputs, prompts, completions, completion_ids)
 
     monkeypatch.setattr(RolloutTrainer, "_calculate_rewards", with_hostile)
-    steps = [line for line in _train(recipe("accuracy", {"use": contrast}, max_steps=6), tmp_path) if "reward" in line]
+    steps = train(recipe("accuracy", {"use": contrast}, max_steps=6))
     assert len(steps) == 6
     assert len(injected) == 24
     assert steps[0]["outcome/timeout"] == 1 / 8
@@ -114,27 +76,33 @@ def test_hostile_completions_do_not_stall_training(
 
 
 def test_a_reward_that_breaks_in_a_run_stops_it_by_name_or_counts_as_zero(
-    recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Callable[..., Recipe], train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     late = {"use": f"{tmp_path}/own.py:late"}
     with pytest.raises(RewardError, match=r"reward 'late', row id=q\d: inf is no finite number \(8 of 8 values\)"):
-        _train(recipe("format", late), tmp_path / "fail")
-    assert not (tmp_path / "fail" / "grpo" / "model").exists()
-    metrics = _train(recipe("format", {**late, "on_error": "zero"}), tmp_path / "zero")
-    assert [line["rewards/late/mean"] for line in metrics if "reward" in line] == [0.0] * 3
+        train(recipe("format", late))
+    assert not (tmp_path / "grpo" / "model").exists()
+    metrics = train(recipe("format", {**late, "on_error": "zero"}), "zero")
+    assert [line["rewards/late/mean"] for line in metrics] == [0.0] * 3
     assert capsys.readouterr().err.count("WARNING reward 'late'") == 2
 
 
-def test_a_run_in_which_no_reward_gives_a_value_stops(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_run_in_which_no_reward_gives_a_value_stops(
+    recipe: Callable[..., Recipe], train: Callable[..., Any], tmp_path: Path
+) -> None:
     with pytest.raises(RewardError, match=r"every reward gave None for every completion \(nothing\)"):
-        _train(recipe({"use": f"{tmp_path}/own.py:nothing"}), tmp_path)
+        train(recipe({"use": f"{tmp_path}/own.py:nothing"}))
 
 
 def test_rewards_that_tell_nothing_apart_are_reported(
-    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Callable[..., Recipe],
+    train: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ConstantRewards, "PATIENCE", 2)
-    _train(recipe("accuracy", {"use": f"{tmp_path}/own.py:constant"}), tmp_path)
+    train(recipe("accuracy", {"use": f"{tmp_path}/own.py:constant"}))
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(warnings) == 3
     assert "reward 'accuracy' gave one value to every completion of the last 2 generations" in warnings[0]
@@ -223,14 +191,14 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
     source, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
     verifying = grpo_stage("format", "accuracy")
     with pytest.raises(RecipeError) as caught:
-        grpo_rows(source, chat, verifying)
+        rollout_rows(source, chat, verifying)
     *named, summary = caught.value.problems
     assert [(problem.id, problem.code) for problem in named] == [(f"r{n}", "answer_unusable") for n in (1, 2, 3, 5)]
     assert "the answer 'seven' does not verify against itself" in named[2].message
     assert "answer_unusable 4" in summary.message
-    kept = grpo_rows(source.model_copy(update={"bad_rows": "drop"}), chat, verifying)
+    kept = rollout_rows(source.model_copy(update={"bad_rows": "drop"}), chat, verifying)
     assert kept["answer"][:] == ["7", r"\frac{\pi}{2}"]
-    assert len(grpo_rows(source, chat, grpo_stage())) == 6, "a reward of another kind reads other references"
+    assert len(rollout_rows(source, chat, grpo_stage())) == 6, "a reward of another kind reads other references"
 
 
 def test_verdicts_on_references_last_until_the_rules_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

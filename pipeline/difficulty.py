@@ -1,0 +1,78 @@
+"""Which questions a GRPO stage is worth asking: the pass rate of each under the model that the stage starts from.
+
+A question that the model never or always gets right gives a group without contrast, rollout after rollout.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.decode import Decoder
+from eval.evaluate import Decoding, process_state, respond
+from pipeline.data import rollout_rows, tell
+from pipeline.folder import write_json
+from pipeline.recipe import GrpoStage, Recipe
+from rewards.verify import Outcome
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def measure(recipe: Recipe, stage: GrpoStage, model_in: str, file: Path, title: str) -> None:
+    """Sample responses of `model_in` to the stage's questions; write the share of right ones by row id to `file`.
+
+    Called by every rank; the rows are split between them.
+    """
+    assert stage.difficulty is not None
+    revision = recipe.model.revision if model_in == recipe.model.path else None
+    decoder, setting = Decoder(model_in, recipe.model.dtype, revision), stage.settings()
+    rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage)
+    batch_size = recipe.evaluate.batch_size if recipe.evaluate else 64
+    decoding = Decoding(batch_size, stage.difficulty.samples, setting["temperature"], recipe.seed)
+    lines = respond(decoder, rows, setting["max_completion_length"], decoding, title, greedy=False)
+    state = process_state()
+    if state.is_main_process:
+        right: dict[str, list[bool]] = {}
+        for line in lines:
+            right.setdefault(line["id"], []).append(line["outcome"] == Outcome.CORRECT)
+        rates = {row_id: sum(each) / len(each) for row_id, each in right.items()}
+        write_json(file, {**_asked(recipe, stage), "pass_rates": rates})
+    state.wait_for_everyone()
+
+
+def pass_rates(recipe: Recipe, stage: GrpoStage, file: Path) -> dict[str, float] | None:
+    """What `measure` found, by row id; None if it has not run, or was asked something else."""
+    held = json.loads(file.read_text()) if file.exists() else {}
+    rates: dict[str, float] | None = held.pop("pass_rates", None)
+    return rates if held == _asked(recipe, stage) else None
+
+
+def _asked(recipe: Recipe, stage: GrpoStage) -> dict[str, object]:
+    assert stage.difficulty is not None
+    setting = stage.settings()
+    return {
+        "model": recipe.model.model_dump(),
+        "data": recipe.data[stage.data].model_dump(),
+        "samples": stage.difficulty.samples,
+        "max_completion_length": setting["max_completion_length"],
+        "temperature": setting["temperature"],
+        "seed": recipe.seed,
+    }
+
+
+def within(rows: "datasets.Dataset", stage: GrpoStage, rates: dict[str, float]) -> "datasets.Dataset":
+    """The rows whose pass rate the stage asks for.
+
+    Raises:
+        ValueError: there are none.
+    """
+    assert stage.difficulty is not None
+    lowest, highest = stage.difficulty.lowest, stage.difficulty.highest
+    found = [rates[row_id] for row_id in rows["id"][:]]
+    kept = [index for index, rate in enumerate(found) if lowest <= rate <= highest]
+    easy, hard = sum(rate > highest for rate in found), sum(rate < lowest for rate in found)
+    counts = f"of {len(rows)} rows (too hard {hard}, too easy {easy}: pass rates {lowest:g} to {highest:g} are asked)"
+    if not kept:
+        raise ValueError(f"{stage.name}.difficulty: nothing is left {counts}")
+    tell(f"{stage.name}: kept {len(kept)} {counts}")
+    return rows.select(kept)
