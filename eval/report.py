@@ -31,7 +31,6 @@ _LAYOUT = {
     "margin": {"l": 50, "r": 20, "t": 40, "b": 40},
     "autosize": True,
     "title_font_size": 15,
-    "height": 320,
     "font": {"family": "system-ui, sans-serif", "color": "#8a8f98"},
     "legend": {"orientation": "h", "y": -0.2},
     "colorway": "#2f6fde #e07b39 #2a9d6f #a45bb5 #c94f5d #17a2b8 #b59a2c #8a6552".split(),  # outcomes are eight curves
@@ -49,11 +48,7 @@ _CHARTS = [
         "linear",
     ),
     ("Dynamic sampling, further rounds", ("dynamic_sampling/rounds",), "linear"),
-    (
-        "Completion length, tokens",
-        ("completions/mean_length", "completions/think_tokens", "completions/answer_tokens"),
-        "linear",
-    ),
+    ("Completion length, tokens", ("completions/mean_length", "completions/*_tokens"), "linear"),
     ("Entropy, nats", ("entropy",), "linear"),
     ("KL divergence from the reference model, nats", ("kl",), "linear"),
     ("Engine against trainer, log-probability gap", ("sampling/sampling_logp_difference/mean",), "linear"),
@@ -125,7 +120,8 @@ def _accuracy_chart(checkpoints: dict[str, Any]) -> str:
 
 
 def _html(figure: go.Figure, title: str, **layout: Any) -> str:
-    figure.update_layout(title=title, **_LAYOUT, **layout)
+    height = 320 + 12 * max(len(figure.data) - 4, 0)  # a long legend is not at the curves' expense
+    figure.update_layout(title=title, height=height, **_LAYOUT, **layout)
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     return str(
@@ -183,7 +179,7 @@ def _step(file: Path, weights: list[float]) -> dict[str, Any]:
     for row in rows:
         given = [(row[name], weight) for name, weight in zip(functions, weights, strict=True) if row[name] is not None]
         row["reward"] = sum(value * weight for value, weight in given) if given else None  # as TRL sums them
-    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: _asked(row).values())]
+    groups = [list(group) for _, group in itertools.groupby(rows, _asked)]
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     return {
         "step": rows[0]["step"],
@@ -199,7 +195,7 @@ def _asked(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contrast(group: list[dict[str, Any]]) -> float:
-    return statistics.pstdev([row["reward"] for row in group if row["reward"] is not None] or [0.0])
+    return float(statistics.pstdev([row["reward"] for row in group if row["reward"] is not None] or [0.0]))
 
 
 def _group(group: list[dict[str, Any]], functions: list[str]) -> dict[str, Any]:

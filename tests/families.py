@@ -224,10 +224,13 @@ def save(name: str, folder: Path) -> Path:
     return folder
 
 
-def save_tied(model: Path, folder: Path) -> Path:
-    """Write a random model of the same configuration whose head is its embeddings, as in Qwen2.5-VL-3B."""
+def save_retied(model: Path, folder: Path, tied: bool) -> Path:
+    """Write a random model of the same configuration with its head tied to its embeddings, or not.
+
+    Qwen2.5-VL's are tied in 3B, and not in 7B.
+    """
     config = hf.AutoConfig.from_pretrained(model)
-    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = tied
     torch.manual_seed(0)
     hf.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     hf.AutoProcessor.from_pretrained(model).save_pretrained(folder)

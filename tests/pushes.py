@@ -46,6 +46,7 @@ class Case:
     only: str | None = None  # train only the parameters with this in their name
     dtype: str = "float32"
     settings: dict[str, Any] | None = None  # of GRPOConfig
+    stage: dict[str, Any] | None = None  # keys of the recipe's stage
     save: str | None = None
 
 
@@ -95,7 +96,7 @@ def trainer(case: Case, out: Path) -> RolloutTrainer:
     made = RolloutTrainer(
         model=case.model,
         chat=chat,
-        stage=grpo_stage(),
+        stage=grpo_stage(**(case.stage or {})),
         reward_funcs=[contrast],
         args=GRPOConfig(**settings),
         train_dataset=Dataset.from_dict(rows),

@@ -77,12 +77,13 @@ def train(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def tempting(small: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A Qwen2.5-VL that would answer with image or video tokens, whatever it is asked."""
+    """A Qwen2.5-VL that answers with an image or a video token now and then, whatever it is asked."""
     folder = tmp_path / "tempting"
     model = AutoModelForImageTextToText.from_pretrained(small("qwen2_5_vl"))
     with torch.no_grad():
-        head, pull = model.lm_head.weight, torch.randn(model.lm_head.weight.shape[1])
+        head = model.lm_head.weight
         head *= 0.01
+        pull = 0.3 * torch.randn(head.shape[1])
         head[model.config.image_token_id], head[model.config.video_token_id] = pull, -pull  # one of them is likely
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(small("qwen2_5_vl")).save_pretrained(folder)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import save_retied
 from ruamel.yaml import YAML
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -192,11 +193,8 @@ def test_two_ranks_run_all_stages_under_torchrun(
 
 def test_a_tied_head_is_pushed_too(write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path) -> None:
     """Without packing the head again, the engine keeps the first step's head, and nothing but this number shows it."""
-    config = AutoConfig.from_pretrained(assets / "model")
-    config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
-    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "tied")
-    AutoProcessor.from_pretrained(assets / "model").save_pretrained(tmp_path / "tied")
-    content = recipe(assets) | {"model": {"path": str(tmp_path / "tied"), "dtype": "float32"}, "evaluate": None}
+    tied = save_retied(assets / "model", tmp_path / "tied", tied=True)
+    content = recipe(assets) | {"model": {"path": str(tied), "dtype": "float32"}, "evaluate": None}
     del content["stages"][1]
     finish(start([sys.executable], write(content), folder=tmp_path))
     metrics = tmp_path / "runs" / "small" / "grpo" / "metrics.jsonl"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import save_tied
+from families import save_retied
 from peft import LoraConfig, get_peft_model
 from pushes import STEPS, Case
 from steps import load
@@ -43,8 +43,8 @@ def pushes(*cases: Case) -> dict[str, list[dict[str, float]]]:
 
 
 FIRST = {
-    "qwen2_5_vl": Case("full", "qwen2_5_vl"),
-    "qwen2_5_vl tied": Case("tied", "tied"),
+    "qwen2_5_vl, tied head": Case("full", "qwen2_5_vl"),
+    "qwen2_5_vl, head of its own": Case("untied", "untied"),
     "qwen2_5_vl vision tower alone": Case("vision", "qwen2_5_vl", only="visual"),
     "qwen2_5_vl LoRA": Case("lora", "qwen2_5_vl", lora=True),
     "llava_next": Case("llava", "llava_next"),
@@ -66,7 +66,7 @@ SECOND = {  # the stage after one of the first, from its folder
 @pytest.fixture(scope="module")
 def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
     saved = tmp_path_factory.mktemp("stages")
-    folders = {"tied": save_tied(small("qwen2_5_vl"), saved / "tied_base")}
+    folders = {"untied": save_retied(small("qwen2_5_vl"), saved / "untied_base", tied=False)}
     handed_on = {before for before, _ in SECOND.values()}
     first = [
         Case(

@@ -1,0 +1,308 @@
+"""Rollouts by the real engine, colocated and in a server of its own: what may not be sampled, and what ends a run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+from families import save_retied
+from PIL import Image
+from pushes import Case
+
+ROOT = Path(__file__).resolve().parents[2]
+BOUND_S = 60.0  # how soon a run ends after its engine did; the default of `rollout_timeout` allows twice as much
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="rolls out with vLLM: make setup installs it"),
+]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def _run(*command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _output(process: subprocess.Popen[str], limit: float = 300) -> str:
+    try:
+        return process.communicate(timeout=limit)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+# --- colocated --------------------------------------------------------------------------------------------------------
+
+
+def test_image_tokens_are_never_sampled_by_vllm(tempting: Path) -> None:
+    """Without the ban the same run samples one, and its step ends in an error.
+
+    The trainer's probabilities know no ban, so that such a model's differ from the engine's.
+    """
+    loose = {"max_logp_difference": 1.0}
+    banned = Case("banned", str(tempting), stage=loose)
+    free = Case("free", str(tempting), stage=loose, settings={"generation_kwargs": {}})
+    for case in (banned, free):
+        process = _run(str(ROOT / "tests" / "pushes.py"), json.dumps(asdict(case)), folder=tempting)
+        output = _output(process)
+        assert (process.returncode == 0) == (case == banned), output
+    assert "Image features and image tokens do not match" in output
+
+
+HANG = """
+import sys, time
+from pathlib import Path
+from pushes import Case, trainer
+trained = trainer(Case("hang", sys.argv[1], stage={"rollout_timeout": 4.0}), Path(sys.argv[2]))
+engine = trained.vllm_generation.llm.llm_engine
+engine.step = lambda: time.sleep(10_000)
+trained.train()
+"""
+
+
+def test_a_generation_that_hangs_ends_the_process_with_its_cause(small: Callable[[str], Path], tmp_path: Path) -> None:
+    process = _run("-c", HANG, str(small("qwen3")), str(tmp_path), folder=tmp_path)
+    output = _output(process)
+    assert process.returncode == 1
+    assert "ERROR vLLM, generating, has made no progress for 4 s (rollout_timeout)" in output
+    assert "engine.step = " not in output.split("ERROR")[-1]
+    assert "line 7 in <lambda>" in output, "where it hangs is shown"
+
+
+CONTRAST = """
+def contrast(completions, **columns):
+    return [float(len(set(completion[0]["content"]))) for completion in completions]
+"""
+
+
+def _stage(path: Path, rows: Path, **trainer: Any) -> dict[str, Any]:
+    """A recipe of one GRPO stage that would go on for long."""
+    reward = path.parent / "contrast.py"
+    reward.write_text(CONTRAST)
+    stage = {
+        "name": "grpo",
+        "kind": "grpo",
+        "data": "rows",
+        "rewards": [f"{reward}:contrast"],
+        "rollout_timeout": BOUND_S / 3,
+        "trainer": {
+            "max_steps": 3,
+            "logging_steps": 1,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 4,
+            "num_generations": 2,
+            "max_completion_length": 12,
+            "use_vllm": True,
+            "vllm_max_model_length": 256,
+            **trainer,
+        },
+    }
+    return {
+        "name": "served",
+        "model": {"path": str(path), "dtype": "float32"},
+        "data": {"rows": {"path": str(rows)}},
+        "stages": [stage],
+    }
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    lines = []
+    for index in range(4):
+        Image.new("RGB", (60 + 20 * index, 60), (index * 60, 90, 10)).save(tmp_path / f"{index}.png")
+        lines.append({"id": index, "question": f"What is {index}?", "answer": "1", "images": [f"{index}.png"]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "rows.jsonl"
+
+
+def test_a_rank_that_dies_with_its_engine_ends_the_job(
+    small: Callable[[str], Path], rows: Path, tmp_path: Path
+) -> None:
+    content = _stage(small("qwen2_5_vl"), rows, max_steps=100_000)
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = _run(*torchrun, str(ROOT / "pipeline" / "run.py"), "recipe.json", folder=tmp_path)
+    _wait_for_steps(process, tmp_path, 2)
+    ranks = [child for child in _children(process.pid) if "run.py" in _command(child)]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    output = _output(process, BOUND_S)
+    assert process.returncode not in (0, None)
+    assert "Signal 9 (SIGKILL) received by PID" in output or "exitcode  : -9" in output
+    assert not (tmp_path / "runs" / "served" / "grpo" / "COMPLETE").exists()
+
+
+def _children(parent: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _command(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+
+
+def _wait_for_steps(process: subprocess.Popen[str], folder: Path, count: int, limit: float = 200) -> None:
+    metrics, deadline = folder / "runs" / "served" / "grpo" / "metrics.jsonl", time.monotonic() + limit
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# --- a server ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untied(small: Callable[[str], Path], tmp_path: Path) -> Path:
+    """vLLM's reload on a CPU leaves a tied head behind; a colocated engine's is mended, a server's is out of reach."""
+    return save_retied(small("qwen2_5_vl"), tmp_path / "untied", tied=False)
+
+
+@pytest.fixture
+def serve(untied: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[int, subprocess.Popen[str]]]]:
+    """Starts the real server with the README's options, or those given; returns its port and its process."""
+    started: list[subprocess.Popen[Any]] = []
+
+    def serve(*options: str, **environment: str) -> tuple[int, subprocess.Popen[Any]]:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = int(free.getsockname()[1])
+        model = ["--model", str(untied), "--dtype", "float32", "--port", str(port)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *model, *(options or OPTIONS)],
+            env={**ENVIRONMENT, **ON_CPU, "VLLM_SERVER_DEV_MODE": "1", **environment},
+            cwd=tmp_path,
+            stdout=(tmp_path / "server.log").open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started.append(process)
+        return port, process
+
+    yield serve
+    for process in started:
+        os.killpg(process.pid, signal.SIGCONT)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+OPTIONS = ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
+OPTIONS += ["--max-logprobs", "-1", "--enable-scale-out", "--max-model-len", "256"]
+
+
+def _wait_for(port: int, limit: float = 120) -> None:
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            if requests.get(f"http://localhost:{port}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+
+
+def _served(model: Path, rows: Path, folder: Path, port: int, **trainer: Any) -> subprocess.Popen[str]:
+    """The command, in server mode."""
+    address = {"vllm_mode": "server", "vllm_server_host": "localhost", "vllm_server_port": port}
+    content = _stage(model, rows, **address, **trainer)
+    (folder / "recipe.json").write_text(json.dumps(content))
+    weights = folder / "weights"
+    weights.mkdir(exist_ok=True)
+    for file in model.iterdir():
+        if file.suffix != ".safetensors":
+            (weights / file.name).write_bytes(file.read_bytes())
+    return _run(str(ROOT / "tests" / "server_run.py"), str(weights), "recipe.json", folder=folder)
+
+
+def test_a_server_rolls_out_with_the_trainers_weights_and_images_until_it_dies(
+    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    """It starts with the run, which waits for it; in later runs it hangs, and then it is gone."""
+    port, server = serve()
+    process = _served(untied, rows, tmp_path, port)
+    output = _output(process)
+    assert process.returncode == 0, output + (tmp_path / "server.log").read_text()[-3000:]
+    run = tmp_path / "runs" / "served"
+    lines = [json.loads(line) for line in (run / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "reward" in line]
+    assert len(steps) == 3
+    assert all(step["grad_norm"] > 0 for step in steps)
+    assert max(step["sampling/sampling_logp_difference/mean"] for step in steps) < 0.05
+    assert json.loads((run / "grpo" / "COMPLETE").read_text())["rollouts"] == "vllm"
+
+    for how, expected in (
+        (signal.SIGSTOP, "has made no progress for 20 s (rollout_timeout); it does not answer: ReadTimeout"),
+        (signal.SIGKILL, "does not answer: ConnectionError"),
+    ):
+        (run / "grpo" / "COMPLETE").unlink(missing_ok=True)
+        (run / "recipe.json").unlink(missing_ok=True)
+        process = _served(untied, rows, tmp_path, port, max_steps=100_000)
+        _wait_for_steps(process, tmp_path, 2)
+        os.killpg(server.pid, how)
+        begin = time.monotonic()
+        output = _output(process, BOUND_S)
+        assert time.monotonic() - begin < BOUND_S
+        assert process.returncode == 1
+        assert f"the vLLM server at http://localhost:{port}" in output
+        assert expected in output or "failed" in output
+        os.killpg(server.pid, signal.SIGCONT)
+
+
+def test_a_server_that_is_not_there_or_lacks_an_option_is_named_before_any_weights_load(
+    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    process = _served(untied, rows, tmp_path, 9, vllm_server_timeout=1.0)
+    output = _output(process)
+    assert process.returncode == 2, output
+    assert "no vLLM server answers at http://localhost:9 within 1 s (vllm_server_timeout); start it with: " in output
+    assert "VLLM_SERVER_DEV_MODE=1 vllm serve" in output
+    assert "Traceback" not in output
+
+    port, _ = serve("--max-model-len", "128")
+    output = _output(process := _served(untied, rows, tmp_path, port))
+    assert process.returncode == 2, output
+    assert (
+        f"the vLLM server at http://localhost:{port} lacks --weight-transfer-config, "
+        "--logprobs-mode processed_logprobs (it has raw_logprobs), "
+        "--max-model-len 256 (it has 128, the recipe's vllm_max_model_length is 256); start it"
+    ) in output
+    assert f"waiting up to 240 s for the vLLM server at http://localhost:{port}" in output, "it starts with the run"
+    assert "Loading weights" not in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: NCCL joins no device with itself")
+def test_a_server_on_another_gpu_takes_weights_over_nccl(
+    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    port, _ = serve(CUDA_VISIBLE_DEVICES="1")
+    _wait_for(port)
+    address = {"vllm_mode": "server", "vllm_server_host": "localhost", "vllm_server_port": port}
+    (tmp_path / "recipe.json").write_text(json.dumps(_stage(untied, rows, **address)))
+    process = _run(str(ROOT / "pipeline" / "run.py"), "recipe.json", folder=tmp_path, CUDA_VISIBLE_DEVICES="0")
+    output = _output(process)
+    assert process.returncode == 0, output
+    lines = (tmp_path / "runs" / "served" / "grpo" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if "reward" in line]
+    assert max(step["sampling/sampling_logp_difference/mean"] for step in steps) < 0.05
