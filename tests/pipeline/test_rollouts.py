@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,17 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import requests
 import torch
 from families import save_retied
 from PIL import Image
 from pushes import Case
 
+from pipeline.engine import check_server
+
 ROOT = Path(__file__).resolve().parents[2]
-BOUND_S = 60.0  # how soon a run ends after its engine did; the default of `rollout_timeout` allows twice as much
+BOUND_S = 60.0  # how soon a job ends after its engine did; `rollout_timeout` is a fifth of it, the default is 120 s
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,6 +72,15 @@ def test_image_tokens_are_never_sampled_by_vllm(tempting: Path) -> None:
     assert "Image features and image tokens do not match" in output
 
 
+def test_stale_weights_stop_the_run(small: Callable[[str], Path], tmp_path: Path) -> None:
+    """The limit is set below rounding, as if the weights were stale."""
+    case = Case("stale", str(small("qwen3")), stage={"max_logp_difference": 1e-9})
+    process = _run(str(ROOT / "tests" / "pushes.py"), json.dumps(asdict(case)), folder=tmp_path)
+    output = _output(process)
+    assert process.returncode == 1
+    assert "RolloutError: step 0: the rollout engine's log-probabilities differ from the trainer's by 0.0000" in output
+
+
 HANG = """
 import sys, time
 from pathlib import Path
@@ -104,7 +116,7 @@ def _stage(path: Path, rows: Path, **trainer: Any) -> dict[str, Any]:
         "kind": "grpo",
         "data": "rows",
         "rewards": [f"{reward}:contrast"],
-        "rollout_timeout": BOUND_S / 3,
+        "rollout_timeout": BOUND_S / 5,
         "trainer": {
             "max_steps": 3,
             "logging_steps": 1,
@@ -171,61 +183,46 @@ def _wait_for_steps(process: subprocess.Popen[str], folder: Path, count: int, li
 
 # --- a server ---------------------------------------------------------------------------------------------------------
 
-
-@pytest.fixture
-def untied(small: Callable[[str], Path], tmp_path: Path) -> Path:
-    """vLLM's reload on a CPU leaves a tied head behind; a colocated engine's is mended, a server's is out of reach."""
-    return save_retied(small("qwen2_5_vl"), tmp_path / "untied", tied=False)
-
-
-@pytest.fixture
-def serve(untied: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[int, subprocess.Popen[str]]]]:
-    """Starts the real server with the README's options, or those given; returns its port and its process."""
-    started: list[subprocess.Popen[Any]] = []
-
-    def serve(*options: str, **environment: str) -> tuple[int, subprocess.Popen[Any]]:
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = int(free.getsockname()[1])
-        model = ["--model", str(untied), "--dtype", "float32", "--port", str(port)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *model, *(options or OPTIONS)],
-            env={**ENVIRONMENT, **ON_CPU, "VLLM_SERVER_DEV_MODE": "1", **environment},
-            cwd=tmp_path,
-            stdout=(tmp_path / "server.log").open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        started.append(process)
-        return port, process
-
-    yield serve
-    for process in started:
-        os.killpg(process.pid, signal.SIGCONT)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 OPTIONS = ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
 OPTIONS += ["--max-logprobs", "-1", "--enable-scale-out", "--max-model-len", "256"]
 
 
-def _wait_for(port: int, limit: float = 120) -> None:
-    deadline = time.monotonic() + limit
-    while True:
-        try:
-            if requests.get(f"http://localhost:{port}/health", timeout=5).ok:
-                return
-        except requests.RequestException:
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
+@pytest.fixture(scope="module")
+def untied(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vLLM's reload on a CPU leaves a tied head behind; a colocated engine's is mended, a server's is out of reach."""
+    return save_retied(small("qwen2_5_vl"), tmp_path_factory.mktemp("served") / "untied", tied=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(untied: Path) -> Iterator[tuple[int, subprocess.Popen[Any]]]:
+    """The real server with the README's options, starting while other tests run: its port and its process."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = int(free.getsockname()[1])
+    gpu = {"CUDA_VISIBLE_DEVICES": "1"} if torch.cuda.device_count() > 1 else {}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(untied)),
+            *("--dtype", "float32", "--port", str(port), *OPTIONS),
+        ],
+        env={**ENVIRONMENT, **ON_CPU, **gpu, "VLLM_SERVER_DEV_MODE": "1"},
+        cwd=untied,
+        stdout=(untied.parent / "server.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    yield port, process
+    os.killpg(process.pid, signal.SIGCONT)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _served(model: Path, rows: Path, folder: Path, port: int, **trainer: Any) -> subprocess.Popen[str]:
     """The command, in server mode."""
     address = {"vllm_mode": "server", "vllm_server_host": "localhost", "vllm_server_port": port}
-    content = _stage(model, rows, **address, **trainer)
-    (folder / "recipe.json").write_text(json.dumps(content))
+    (folder / "recipe.json").write_text(json.dumps(_stage(model, rows, **address, **trainer)))
+    if torch.cuda.device_count() > 1:  # weights go over NCCL
+        return _run(str(ROOT / "pipeline" / "run.py"), "recipe.json", folder=folder, CUDA_VISIBLE_DEVICES="0")
     weights = folder / "weights"
     weights.mkdir(exist_ok=True)
     for file in model.iterdir():
@@ -234,14 +231,37 @@ def _served(model: Path, rows: Path, folder: Path, port: int, **trainer: Any) ->
     return _run(str(ROOT / "tests" / "server_run.py"), str(weights), "recipe.json", folder=folder)
 
 
-def test_a_server_rolls_out_with_the_trainers_weights_and_images_until_it_dies(
-    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
-) -> None:
-    """It starts with the run, which waits for it; in later runs it hangs, and then it is gone."""
-    port, server = serve()
-    process = _served(untied, rows, tmp_path, port)
+def test_a_server_that_is_not_there_is_named_before_any_weights_load(untied: Path, rows: Path, tmp_path: Path) -> None:
+    process = _served(untied, rows, tmp_path, 9, vllm_server_timeout=1.0)
     output = _output(process)
-    assert process.returncode == 0, output + (tmp_path / "server.log").read_text()[-3000:]
+    assert process.returncode == 2, output
+    assert "waiting up to 1 s for the vLLM server at http://localhost:9" in output
+    assert "no vLLM server answers at http://localhost:9 within 1 s (vllm_server_timeout); start it with: " in output
+    assert "VLLM_SERVER_DEV_MODE=1 vllm serve" in output
+    assert "Loading weights" not in output
+    assert "Traceback" not in output
+
+
+def test_a_server_that_lacks_an_option_is_told_which(server: tuple[int, Any]) -> None:
+    config = {"vllm_server_host": "localhost", "vllm_server_port": server[0], "vllm_server_base_url": None}
+    args: Any = SimpleNamespace(**config, vllm_server_timeout=120.0, vllm_max_model_length=256)
+    check_server(args, "model", print)
+    args.vllm_max_model_length = 512
+    message = (
+        r"lacks --max-model-len 512 \(it has 256, the recipe's vllm_max_model_length is 512\); start it with: VLLM"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_server(args, "model", print)
+
+
+def test_a_server_rolls_out_with_the_trainers_weights_and_images_until_it_dies(
+    untied: Path, rows: Path, tmp_path: Path, server: tuple[int, subprocess.Popen[Any]]
+) -> None:
+    """Three runs: one that ends well, one whose server stands still, and one whose server is killed."""
+    port, process = server
+    job = _served(untied, rows, tmp_path, port)
+    output = _output(job)
+    assert job.returncode == 0, output + (untied.parent / "server.log").read_text()[-3000:]
     run = tmp_path / "runs" / "served"
     lines = [json.loads(line) for line in (run / "grpo" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "reward" in line]
@@ -250,59 +270,13 @@ def test_a_server_rolls_out_with_the_trainers_weights_and_images_until_it_dies(
     assert max(step["sampling/sampling_logp_difference/mean"] for step in steps) < 0.05
     assert json.loads((run / "grpo" / "COMPLETE").read_text())["rollouts"] == "vllm"
 
-    for how, expected in (
-        (signal.SIGSTOP, "has made no progress for 20 s (rollout_timeout); it does not answer: ReadTimeout"),
-        (signal.SIGKILL, "does not answer: ConnectionError"),
-    ):
-        (run / "grpo" / "COMPLETE").unlink(missing_ok=True)
-        (run / "recipe.json").unlink(missing_ok=True)
-        process = _served(untied, rows, tmp_path, port, max_steps=100_000)
-        _wait_for_steps(process, tmp_path, 2)
-        os.killpg(server.pid, how)
-        begin = time.monotonic()
-        output = _output(process, BOUND_S)
-        assert time.monotonic() - begin < BOUND_S
-        assert process.returncode == 1
-        assert f"the vLLM server at http://localhost:{port}" in output
-        assert expected in output or "failed" in output
-        os.killpg(server.pid, signal.SIGCONT)
-
-
-def test_a_server_that_is_not_there_or_lacks_an_option_is_named_before_any_weights_load(
-    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
-) -> None:
-    process = _served(untied, rows, tmp_path, 9, vllm_server_timeout=1.0)
-    output = _output(process)
-    assert process.returncode == 2, output
-    assert "no vLLM server answers at http://localhost:9 within 1 s (vllm_server_timeout); start it with: " in output
-    assert "VLLM_SERVER_DEV_MODE=1 vllm serve" in output
-    assert "Traceback" not in output
-
-    port, _ = serve("--max-model-len", "128")
-    output = _output(process := _served(untied, rows, tmp_path, port))
-    assert process.returncode == 2, output
-    assert (
-        f"the vLLM server at http://localhost:{port} lacks --weight-transfer-config, "
-        "--logprobs-mode processed_logprobs (it has raw_logprobs), "
-        "--max-model-len 256 (it has 128, the recipe's vllm_max_model_length is 256); start it"
-    ) in output
-    assert f"waiting up to 240 s for the vLLM server at http://localhost:{port}" in output, "it starts with the run"
-    assert "Loading weights" not in output
-    assert "Traceback" not in output
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: NCCL joins no device with itself")
-def test_a_server_on_another_gpu_takes_weights_over_nccl(
-    untied: Path, rows: Path, tmp_path: Path, serve: Callable[..., Any]
-) -> None:
-    port, _ = serve(CUDA_VISIBLE_DEVICES="1")
-    _wait_for(port)
-    address = {"vllm_mode": "server", "vllm_server_host": "localhost", "vllm_server_port": port}
-    (tmp_path / "recipe.json").write_text(json.dumps(_stage(untied, rows, **address)))
-    process = _run(str(ROOT / "pipeline" / "run.py"), "recipe.json", folder=tmp_path, CUDA_VISIBLE_DEVICES="0")
-    output = _output(process)
-    assert process.returncode == 0, output
-    lines = (tmp_path / "runs" / "served" / "grpo" / "metrics.jsonl").read_text().splitlines()
-    steps = [line for line in map(json.loads, lines) if "reward" in line]
-    assert max(step["sampling/sampling_logp_difference/mean"] for step in steps) < 0.05
+    for how, expected in ((signal.SIGSTOP, "it does not answer: ReadTimeout"), (signal.SIGKILL, "ConnectionError")):
+        shutil.rmtree(run)
+        job = _served(untied, rows, tmp_path, port, max_steps=100_000)
+        _wait_for_steps(job, tmp_path, 2)
+        os.killpg(process.pid, how)
+        output = _output(job, BOUND_S)
+        assert job.returncode == 1
+        assert f"the vLLM server at http://localhost:{port}, " in output
+        assert expected in output
+        os.killpg(process.pid, signal.SIGCONT)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import save_retied
 from ruamel.yaml import YAML
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -189,24 +188,3 @@ def test_two_ranks_run_all_stages_under_torchrun(
     overrides = ["grpo.trainer.per_device_train_batch_size=4", "read.trainer.per_device_train_batch_size=4"]
     finish(start(TORCHRUN, path, *overrides, folder=tmp_path))
     _assert_complete(tmp_path / "runs" / "small")
-
-
-def test_a_tied_head_is_pushed_too(write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path) -> None:
-    """Without packing the head again, the engine keeps the first step's head, and nothing but this number shows it."""
-    tied = save_retied(assets / "model", tmp_path / "tied", tied=True)
-    content = recipe(assets) | {"model": {"path": str(tied), "dtype": "float32"}, "evaluate": None}
-    del content["stages"][1]
-    finish(start([sys.executable], write(content), folder=tmp_path))
-    metrics = tmp_path / "runs" / "small" / "grpo" / "metrics.jsonl"
-    _assert_weights_arrive([json.loads(line) for line in metrics.read_text().splitlines()])
-
-
-def test_stale_weights_stop_the_run(write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path) -> None:
-    """The limit is set below rounding, as if the weights were stale."""
-    content = recipe(assets) | {"evaluate": None}
-    content["stages"] = [content["stages"][2] | {"max_logp_difference": 1e-9}]
-    process = start([sys.executable], write(content), folder=tmp_path)
-    output = process.communicate(timeout=LIMIT_S)[0]
-    assert process.returncode != 0
-    assert "the rollout engine's log-probabilities differ from the trainer's" in output
-    assert not (tmp_path / "runs" / "small" / "grpo" / "COMPLETE").exists()
