@@ -237,6 +237,19 @@ def save_retied(model: Path, folder: Path, tied: bool) -> Path:
     return folder
 
 
+def save_tempted(model: Path, folder: Path) -> Path:
+    """Write a Qwen2.5-VL that answers with an image or a video token now and then, whatever it is asked."""
+    tempted = hf.AutoModelForImageTextToText.from_pretrained(model)
+    with torch.no_grad():
+        head = tempted.lm_head.weight
+        head *= 0.01
+        pull = 0.3 * torch.randn(head.shape[1], generator=torch.Generator().manual_seed(0))
+        head[tempted.config.image_token_id], head[tempted.config.video_token_id] = pull, -pull  # one of them is likely
+    tempted.save_pretrained(folder)
+    hf.AutoProcessor.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
 def _name_like_the_hub(weights: Path) -> None:
     """CLIP's and SigLIP's towers have one more level in published checkpoints; vLLM reads only these names.
 

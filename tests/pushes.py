@@ -1,8 +1,9 @@
 """Real GRPO steps with a real vLLM engine; prints what engine and trainer think of the same tokens around each push.
 
 Run as `pushes.py CASE...`; each case is a JSON object (`Case`). An engine cannot be taken down in a process, so each
-case has a child of its own, forked after the imports. One JSON line a push: the largest gap between the engine's and
-the trainer's next-token log-probabilities, over the engine's 20 likeliest tokens of each probe, before and after it.
+case has a child of its own, forked after the imports. One JSON line a push, or what ended the case: the largest gap
+between the engine's and the trainer's next-token log-probabilities, over the engine's 20 likeliest tokens of each
+probe, before and after it.
 """
 
 import json
@@ -29,7 +30,7 @@ from eval.chat import Chat
 from eval.decode import vision_token_ids
 from eval.rows import prompt
 from pipeline.engine import sampling_settings
-from pipeline.grpo import RolloutTrainer
+from pipeline.grpo import DIFFERENCE, RolloutTrainer
 from pipeline.handoff import adapter_settings, save_model
 from pipeline.recipe import Lora
 
@@ -138,6 +139,14 @@ def _gap(of: RolloutTrainer, text: str, images: list[Image.Image]) -> float:
 
 
 def run(case: Case) -> None:
+    """Train the case; what goes wrong is printed, like what is found."""
+    try:
+        _run(case)
+    except Exception as error:
+        print(json.dumps({"case": case.name, "error": f"{type(error).__name__}: {error}"}), flush=True)
+
+
+def _run(case: Case) -> None:
     """Train for a few steps, with the engine looked at before and after each push."""
     os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)  # the other child's is another one
     with tempfile.TemporaryDirectory() as out:
@@ -150,9 +159,14 @@ def run(case: Case) -> None:
             line = {"case": case.name, "step": trained.state.global_step, "before": before, "after": gap(trained)}
             print(json.dumps(line), flush=True)
 
-        generation.sync_weights = watched
-        trained.train()
-        generation.sync_weights()
+        if generation.enable_sleep_mode:  # it answers nothing between generations: what the trainer measured
+            trained.train()
+            for line in trained.state.log_history[:-1]:
+                print(json.dumps({"case": case.name, "step": line["step"], "after": line[DIFFERENCE]}), flush=True)
+        else:
+            generation.sync_weights = watched
+            trained.train()
+            generation.sync_weights()
         if case.save:
             save_model(trained, Path(case.save), rollouts="vllm")
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pipeline import grpo
 from pipeline.recipe import Recipe
@@ -73,18 +71,3 @@ def train(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
         return [line for line in lines if "reward" in line]
 
     return train
-
-
-@pytest.fixture
-def tempting(small: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A Qwen2.5-VL that answers with an image or a video token now and then, whatever it is asked."""
-    folder = tmp_path / "tempting"
-    model = AutoModelForImageTextToText.from_pretrained(small("qwen2_5_vl"))
-    with torch.no_grad():
-        head = model.lm_head.weight
-        head *= 0.01
-        pull = 0.3 * torch.randn(head.shape[1])
-        head[model.config.image_token_id], head[model.config.video_token_id] = pull, -pull  # one of them is likely
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(small("qwen2_5_vl")).save_pretrained(folder)
-    return folder

@@ -10,6 +10,7 @@ from typing import Any
 import pandas
 import pytest
 import torch
+from families import save_tempted
 from PIL import Image
 from steps import grpo_stage, load
 from trl.trainer.utils import RepeatSampler
@@ -174,13 +175,16 @@ def test_turns_are_taken_in_a_shuffled_order_that_asks_whole_generations() -> No
     assert order != list(sampler), "the next epoch has another order"
 
 
-def test_image_tokens_are_never_sampled_by_transformers(recipe: MakeRecipe, train: Train, tempting: Path) -> None:
+def test_image_tokens_are_never_sampled_by_transformers(
+    recipe: MakeRecipe, train: Train, small: Callable[[str], Path], tmp_path: Path
+) -> None:
     """The recipe's own suppressed tokens do not replace the ban."""
-    banned = vision_token_ids(Chat(str(tempting)).config)
+    tempted = save_tempted(small("qwen2_5_vl"), tmp_path / "tempted")
+    banned = vision_token_ids(Chat(str(tempted)).config)
     own = {"suppress_tokens": [50]}
     assert sampling_settings(own, banned, use_vllm=False) == {"suppress_tokens": [*banned, 50]}
-    stage = recipe("format", rows=_mixed(tempting, [True] * 4), family="qwen2_5_vl", generation_kwargs=own)
-    assert len(train(stage, model_in=str(tempting))) == 3
+    stage = recipe("format", rows=_mixed(tmp_path, [True] * 4), family="qwen2_5_vl", generation_kwargs=own)
+    assert len(train(stage, model_in=str(tempted))) == 3
 
 
 def test_a_recipes_own_logit_bias_does_not_replace_the_ban() -> None:

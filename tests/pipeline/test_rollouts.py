@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ import pytest
 import torch
 from families import save_retied
 from PIL import Image
-from pushes import Case
 
 from pipeline.engine import check_server
 
@@ -55,30 +53,6 @@ def _output(process: subprocess.Popen[str], limit: float = 300) -> str:
 
 
 # --- colocated --------------------------------------------------------------------------------------------------------
-
-
-def test_image_tokens_are_never_sampled_by_vllm(tempting: Path) -> None:
-    """Without the ban the same run samples one, and its step ends in an error.
-
-    The trainer's probabilities know no ban, so that such a model's differ from the engine's.
-    """
-    loose = {"max_logp_difference": 1.0}
-    banned = Case("banned", str(tempting), stage=loose)
-    free = Case("free", str(tempting), stage=loose, settings={"generation_kwargs": {}})
-    for case in (banned, free):
-        process = _run(str(ROOT / "tests" / "pushes.py"), json.dumps(asdict(case)), folder=tempting)
-        output = _output(process)
-        assert (process.returncode == 0) == (case == banned), output
-    assert "Image features and image tokens do not match" in output
-
-
-def test_stale_weights_stop_the_run(small: Callable[[str], Path], tmp_path: Path) -> None:
-    """The limit is set below rounding, as if the weights were stale."""
-    case = Case("stale", str(small("qwen3")), stage={"max_logp_difference": 1e-9})
-    process = _run(str(ROOT / "tests" / "pushes.py"), json.dumps(asdict(case)), folder=tmp_path)
-    output = _output(process)
-    assert process.returncode == 1
-    assert "RolloutError: step 0: the rollout engine's log-probabilities differ from the trainer's by 0.0000" in output
 
 
 HANG = """

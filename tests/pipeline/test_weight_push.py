@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from families import save_retied
+from families import save_retied, save_tempted
 from peft import LoraConfig, get_peft_model
 from pushes import STEPS, Case
 from steps import load
@@ -30,7 +31,7 @@ STALE = 1e-2
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="rolls out with vLLM: make setup installs it")
 
 
-def pushes(*cases: Case) -> dict[str, list[dict[str, float]]]:
+def pushes(*cases: Case) -> dict[str, list[dict[str, Any]]]:
     """Run the cases, two at a time; for each, what was found at each of its pushes."""
     command = [sys.executable, str(ROOT / "tests" / "pushes.py"), *[json.dumps(asdict(case)) for case in cases]]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -56,6 +57,12 @@ FIRST = {
     "qwen3, tied text model": Case("qwen3", "qwen3"),
     "llama LoRA, tied text model": Case("llama lora", "llama", lora=True),
 }
+LOOSE = {"max_logp_difference": 1.0}  # of a model whose image tokens are banned, the trainer's probabilities differ
+OTHERS = [
+    Case("banned", "tempted", stage=LOOSE, settings={"learning_rate": 1e-6}),
+    Case("free", "tempted", stage=LOOSE, settings={"learning_rate": 1e-6, "generation_kwargs": {}}),
+    Case("stale", "qwen3", stage={"max_logp_difference": 1e-9}),
+]
 SECOND = {  # the stage after one of the first, from its folder
     "LoRA after full": ("full", Case("second lora", "full", lora=True)),
     "full after LoRA": ("lora", Case("second full", "lora")),
@@ -64,9 +71,10 @@ SECOND = {  # the stage after one of the first, from its folder
 
 
 @pytest.fixture(scope="module")
-def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
+def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     saved = tmp_path_factory.mktemp("stages")
     folders = {"untied": save_retied(small("qwen2_5_vl"), saved / "untied_base", tied=False)}
+    folders["tempted"] = save_tempted(small("qwen2_5_vl"), saved / "tempted")
     handed_on = {before for before, _ in SECOND.values()}
     first = [
         Case(
@@ -76,7 +84,7 @@ def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
                 "save": str(saved / case.name) if case.name in handed_on else None,
             }
         )
-        for case in FIRST.values()
+        for case in [*FIRST.values(), *OTHERS]
     ]
     lines = pushes(*first)
     second = [Case(**{**asdict(case), "model": str(saved / before / "model")}) for before, case in SECOND.values()]
@@ -86,13 +94,42 @@ def found(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 @needs_vllm
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*FIRST, *SECOND])
-def test_the_engine_computes_what_the_trainer_computes(found: dict[str, list[dict[str, float]]], case: str) -> None:
+def test_the_engine_computes_what_the_trainer_computes(found: dict[str, list[dict[str, Any]]], case: str) -> None:
     lines = found[FIRST[case].name if case in FIRST else SECOND[case][1].name]
+    assert not any("error" in line for line in lines), lines
     assert [line["step"] for line in lines] == list(range(STEPS + 1))
     # Gemma-3 lets the tokens of an image see each other; vLLM's CPU attention does not, whatever the weights.
     exact = 0.05 if case == "gemma3" else EXACT
     assert max(line["after"] for line in lines) < exact
     assert min(line["before"] for line in lines[1:]) > STALE, "training did not move the weights; nothing was tested"
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_image_tokens_are_never_sampled(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Without the ban the same run samples one, and its step ends in an error."""
+    assert [line["step"] for line in found["banned"]] == list(range(STEPS + 1))
+    assert "Image features and image tokens do not match" in found["free"][-1]["error"]
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_stale_weights_stop_the_run_before_a_step_is_taken(found: dict[str, list[dict[str, Any]]]) -> None:
+    """The limit is set below rounding, as if the weights were stale."""
+    pushed, stopped = found["stale"]
+    assert pushed["step"] == 0
+    assert stopped["error"].startswith("RolloutError: step 0: the rollout engine's log-probabilities differ from")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_engine_that_sleeps_wakes_up_with_the_trainers_weights(small: Callable[[str], Path]) -> None:
+    """Sleeping throws its weights away; each generation pushes them again."""
+    asleep = {"vllm_enable_sleep_mode": True}
+    cases = [Case(name, str(small(name)), settings=asleep) for name in ("qwen3", "qwen2_5_vl")]
+    for name, lines in pushes(*cases).items():
+        assert not any("error" in line for line in lines), (name, lines)
+        assert max(line["after"] for line in lines) < STALE
 
 
 def test_a_push_leaves_the_base_below_an_adapter_as_it_is(small: Callable[[str], Path]) -> None:
