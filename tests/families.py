@@ -243,8 +243,8 @@ def save_tempted(model: Path, folder: Path) -> Path:
     with torch.no_grad():
         head = tempted.lm_head.weight
         head *= 0.01
-        pull = 0.3 * torch.randn(head.shape[1], generator=torch.Generator().manual_seed(0))
-        head[tempted.config.image_token_id], head[tempted.config.video_token_id] = pull, -pull  # one of them is likely
+        pull = 0.6 * torch.randn(head.shape[1], generator=torch.Generator().manual_seed(0))
+        head[tempted.config.image_token_id], head[tempted.config.video_token_id] = -pull, pull  # one of them is likely
     tempted.save_pretrained(folder)
     hf.AutoProcessor.from_pretrained(model).save_pretrained(folder)
     return folder
