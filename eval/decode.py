@@ -64,13 +64,14 @@ class Decoder:
             yield self._decoded(ids)
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> Any:
+        padding: dict[str, Any] = {"padding": True}  # a tokenizer takes itself what a processor hands on to its parts
         return self.chat.processor.apply_chat_template(
             [self.chat.conversation(row["question"], row.get("images") or []) for row in rows],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
+            **({"processor_kwargs": padding} if self.chat.is_vlm else padding),
         )
 
     def _decoded(self, ids: list[int]) -> Decoded:

@@ -27,7 +27,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from families import FAMILIES, save, save_tied  # noqa: E402
+from families import FAMILIES, save, save_retied  # noqa: E402
 from steps import grpo_stage  # noqa: E402
 
 from eval.chat import Chat  # noqa: E402
@@ -53,12 +53,15 @@ def results() -> list[dict[str, Any]]:
     rate, their_rate = (sum(map(sum, child["lengths"])) / sum(child["generate"]) for child in (ours, theirs))
     rates = f"vLLM {rate:,.0f} tokens/s ({_lengths(ours)}), transformers {their_rate:,.0f} ({_lengths(theirs)}); {what}"
     step, their_step, push = (np.median(times) for times in (ours["step"], theirs["step"], ours["push"]))
-    steps = " against ".join(
-        f"{_range(child['step'])}, of it rollouts {_range(child['generate'])}" for child in (ours, theirs)
-    )
+    times = [f"{_range(child['step'])}, of it rollouts {_range(child['generate'])}" for child in (ours, theirs)]
     return [
         _result("rollout_vllm_over_transformers", rate / their_rate, "ratio", rates),
-        _result("grpo_step_vllm_over_transformers", their_step / step, "ratio", f"{steps}; {what}"),
+        _result(
+            "grpo_step_vllm_over_transformers",
+            their_step / step,
+            "ratio",
+            f"vLLM {times[0]}; transformers {times[1]}; {what}",
+        ),
         _result("engine_start_seconds", ours["start"][0], "s", f"in the trainer's process, without imports; {what}"),
         _result("weight_push_seconds", push, "s", f"median of {_range(ours['push'])}; {what}"),
         _result("weight_push_gap", gap, "nats", f"largest after a push; before > after by step: {table}"),
@@ -88,10 +91,13 @@ def _printed(*command: str) -> list[Any]:
 
 def _gap(folder: Path) -> tuple[float, str]:
     """Nats between the next-token log-probabilities of engine and trainer, around each push of tests/pushes.py."""
-    vlm, tied = str(save("qwen2_5_vl", folder / "vlm")), str(save_tied(folder / "vlm", folder / "tied"))
-    cases = [{"name": "full", "model": vlm}, {"name": "LoRA", "model": vlm, "lora": True}]
-    cases += [{"name": "vision tower alone", "model": vlm, "only": "visual"}, {"name": "tied head", "model": tied}]
+    tied = str(save("qwen2_5_vl", folder / "tied"))
+    untied = str(save_retied(folder / "tied", folder / "untied", tied=False))
+    cases = [{"name": "full, tied head", "model": tied}, {"name": "full, own head", "model": untied}]
+    cases += [{"name": "LoRA", "model": tied, "lora": True}, {"name": "vision tower", "model": tied, "only": "visual"}]
     found = _printed(str(ROOT / "tests" / "pushes.py"), *map(json.dumps, cases))
+    if failed := [line for line in found if "error" in line]:
+        raise RuntimeError(failed)
     rows: dict[str, list[str]] = {str(case["name"]): [] for case in cases}
     for line in found:
         rows[line["case"]].append(f"{line['before']:.2g} > {line['after']:.0e}")

@@ -1,5 +1,6 @@
 """Decoding with the demo's untrained model: what it says is noise, how it is said is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,12 @@ def test_vision_markers_are_read_from_the_configuration(assets: Path) -> None:
     ids = {config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id}
     assert set(vision_token_ids(config)) == ids
     assert vision_token_ids(Qwen3Config()) == []
+
+
+def test_a_text_model_pads_its_batch_too(small: Callable[[str], Path]) -> None:
+    rows = [
+        {"question": question} for question in ("What is 3 plus 4?", "And 3 plus 4 plus 4, what is that? Yes, that.")
+    ]
+    decoder = Decoder(str(small("llama")), "float32")
+    together = list(decoder.decode(rows, 8, None, seed=0))
+    assert together == [next(decoder.decode([row], 8, None, seed=0)) for row in rows]

@@ -1,6 +1,7 @@
 """GRPO stages: what they start from, which prompts they ask, what they make of the answers, and when they stop."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from pipeline.data import grpo_rows, rollout_rows
 from pipeline.engine import RolloutError, sampling_settings
 from pipeline.grpo import OneModality, RolloutTrainer, check_agreement
 from pipeline.recipe import Data, Recipe, RecipeError
+from pipeline.recipe import load as load_recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 MakeRecipe = Callable[..., Recipe]
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -275,10 +278,9 @@ def test_groups_are_replaced_across_ranks(recipe: MakeRecipe, half: str, tmp_pat
         per_device_train_batch_size=2,
         max_steps=5,
     )
-    root = Path(__file__).resolve().parents[2]
     (tmp_path / "recipe.yaml").write_text(json.dumps(asked.model_dump(exclude_none=True)))
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(root / "pipeline" / "run.py"), str(tmp_path / "recipe.yaml")]
+    command = [*torchrun, str(ROOT / "pipeline" / "run.py"), str(tmp_path / "recipe.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     tables = _rollouts(tmp_path / "runs" / "rollouts" / "grpo")
@@ -313,3 +315,86 @@ def test_an_engine_that_disagrees_stops_the_run_before_the_step() -> None:
         check_agreement(0.01, 0.06, 0.1, 3)
     with pytest.raises(RolloutError, match=r"ratio is 12\.0000"):
         check_agreement(0.01, 12.0, 0.1, 3)
+
+
+# --- difficulty -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_stage_asks_what_its_first_model_gets_right_neither_never_nor_always(
+    recipe: MakeRecipe, contrast: str, tmp_path: Path
+) -> None:
+    """The model learns to answer 7 to everything; what it is then asked is what 7 does not answer, and once only."""
+    content = recipe(
+        {"use": contrast}, rows=_rows(12), keys={"difficulty": {"samples": 4, "lowest": 0, "highest": 0.5}}
+    )
+    stages = content.model_dump(exclude_none=True)
+    stages["evaluate"] = None
+    rows = [{**row, "think": "Seven it is.", "answer": "7"} for row in _rows(12)]
+    (tmp_path / "sevens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages["data"]["sevens"] = {"path": str(tmp_path / "sevens.jsonl")}
+    sft = {"name": "sft", "kind": "sft", "data": "sevens", "loss": "token_mean"}
+    fast = {"max_steps": 60, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "gradient_checkpointing": False}
+    stages["stages"] = [{**sft, "trainer": fast}, *stages["stages"]]
+    stages["stages"][1]["trainer"]["max_completion_length"] = 32
+    (tmp_path / "recipe.yaml").write_text(json.dumps(stages))
+    command = [sys.executable, str(ROOT / "pipeline" / "run.py"), str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "runs" / "rollouts"
+    rates = json.loads((run / "pass_rates" / "grpo.json").read_text())["pass_rates"]
+    assert rates.pop("q5") > 0.5, "5 plus 2 is 7"
+    assert len(rates) == 11
+    assert not any(rates.values())
+    assert "stage 2 of 2: grpo (GRPO), pass rates: 12 rows" in done.stderr
+    assert "grpo: kept 11 of 12 rows (too hard 0, too easy 1: pass rates 0 to 0.5 are asked)" in done.stderr
+    asked = {row for table in _rollouts(run / "grpo") for row in table["id"]}
+    assert "q5" not in asked
+
+    (run / "grpo" / "COMPLETE").unlink()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "pass rates:" not in again.stderr, "they are measured once"
+
+
+def test_a_difficulty_that_leaves_nothing_is_an_error_before_the_model_loads(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    asked = recipe("format", rows=_rows(4), keys={"difficulty": {"samples": 2, "lowest": 0.5, "highest": 1.0}})
+    stage = asked.stages[0]
+    assert stage.kind == "grpo"
+    rates = dict.fromkeys(["q0", "q1", "q2", "q3"], 0.25)
+    with pytest.raises(RecipeError, match=r"nothing is left of 4 rows \(too hard 4, too easy 0: pass rates 0\.5 to 1"):
+        grpo.run(asked, stage, asked.model.path, tmp_path / "grpo", "grpo", rates)
+
+
+# --- the recipe's own mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "trainer", "message"),
+    [
+        ({}, {"generation_kwargs": {"seed": 1}}, "all completions of a group would be the same"),
+        ({}, {"generation_kwargs": {"n": 2}}, "num_generations says how many completions"),
+        (
+            {},
+            {"use_vllm": True, "vllm_max_model_length": 512, "max_completion_length": 512},
+            "512 holds prompt and completion, and max_completion_length is 512, which leaves nothing for the prompt",
+        ),
+        (
+            {},
+            {"num_generations": 3},
+            "8 completions, which num_generations 3 does not divide; a multiple of 3 processes",
+        ),
+        ({}, {"eval_strategy": "steps"}, "a grpo stage has no rows to evaluate on"),
+        ({"difficulty": {"samples": 2, "lowest": 0.9, "highest": 0.1}}, {}, "lowest 0.9 is above highest"),
+    ],
+)
+def test_mistakes_are_found_without_loading_anything(
+    recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: Any, trainer: Any, message: str
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    content = recipe("format", keys=keys, **trainer).model_dump(exclude_none=True)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(tmp_path / "recipe.yaml", [])
