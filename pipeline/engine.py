@@ -1,7 +1,6 @@
 """The vLLM engine that rolls out: what a recipe may ask of it, the server of server mode, and an end to its hangs."""
 
 import faulthandler
-import itertools
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from trl import GRPOConfig
@@ -62,10 +62,10 @@ def check_server(args: GRPOConfig, model: str, say: Callable[[str], None]) -> No
     Raises:
         ValueError: there is none within `vllm_server_timeout` seconds, or it lacks an option.
     """
-    url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
+    url = (args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}").rstrip("/")
     length, patience = args.vllm_max_model_length, args.vllm_server_timeout
     command = (
-        f"start it with: VLLM_SERVER_DEV_MODE=1 vllm serve {model} --port {args.vllm_server_port} "
+        f"start it with: VLLM_SERVER_DEV_MODE=1 vllm serve {model} --port {urlsplit(url).port or 80} "
         '--weight-transfer-config \'{"backend": "nccl"}\' --logprobs-mode processed_logprobs --max-logprobs -1 '
         f"--enable-scale-out{f' --max-model-len {length}' if length else ''}"
     )
@@ -120,13 +120,12 @@ def end_hangs(generation: Any, limit: float) -> None:
     Args:
         limit: seconds without progress after which the process prints why and exits with code 1.
     """
-    counter = itertools.count()  # of weights and engine steps
-    done = 0
+    done = 0  # weights and engine steps
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*args: Any) -> Any:
             nonlocal done
-            done = next(counter)
+            done += 1
             return call(*args)
 
         return counting

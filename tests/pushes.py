@@ -138,12 +138,17 @@ def _gap(of: RolloutTrainer, text: str, images: list[Image.Image]) -> float:
     return max(abs(one.logprob - float(expected[token])) for token, one in found.items())
 
 
+def _tell(line: dict[str, Any]) -> None:
+    """In one write, so that the children's lines do not mix."""
+    print(json.dumps(line) + "\n", end="", flush=True)
+
+
 def run(case: Case) -> None:
     """Train the case; what goes wrong is printed, like what is found."""
     try:
         _run(case)
     except Exception as error:
-        print(json.dumps({"case": case.name, "error": f"{type(error).__name__}: {error}"}), flush=True)
+        _tell({"case": case.name, "error": f"{type(error).__name__}: {error}"})
 
 
 def _run(case: Case) -> None:
@@ -157,12 +162,12 @@ def _run(case: Case) -> None:
             before = gap(trained)
             push()
             line = {"case": case.name, "step": trained.state.global_step, "before": before, "after": gap(trained)}
-            print(json.dumps(line), flush=True)
+            _tell(line)
 
         if generation.enable_sleep_mode:  # it answers nothing between generations: what the trainer measured
             trained.train()
             for line in trained.state.log_history[:-1]:
-                print(json.dumps({"case": case.name, "step": line["step"], "after": line[DIFFERENCE]}), flush=True)
+                _tell({"case": case.name, "step": line["step"], "after": line[DIFFERENCE]})
         else:
             generation.sync_weights = watched
             trained.train()

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def results() -> list[dict[str, Any]]:
         gap, table = _gap(Path(name))
     device = f"CPU, {torch.get_num_threads()} threads" if ON_CPU else torch.cuda.get_device_name()
     what = f"{size / 1e6:.1f}M parameters, {device}, {STEPS - 1} steps of {COMPLETIONS} completions after a warm-up"
-    rate, their_rate = (sum(map(sum, child["lengths"])) / sum(child["generate"]) for child in (ours, theirs))
+    rate, their_rate = (np.median(np.sum(child["lengths"], 1) / child["generate"]) for child in (ours, theirs))
     rates = f"vLLM {rate:,.0f} tokens/s ({_lengths(ours)}), transformers {their_rate:,.0f} ({_lengths(theirs)}); {what}"
     step, their_step, push = (np.median(times) for times in (ours["step"], theirs["step"], ours["push"]))
     times = [f"{_range(child['step'])}, of it rollouts {_range(child['generate'])}" for child in (ours, theirs)]
@@ -86,7 +87,7 @@ def _printed(*command: str) -> list[Any]:
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[:2]} ended with {done.returncode}: {done.stderr[-3000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(each) for each in re.findall(r"\{.*?\}", done.stdout)]  # two at a time may share a line
 
 
 def _gap(folder: Path) -> tuple[float, str]:
