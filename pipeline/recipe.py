@@ -505,6 +505,12 @@ def _group_arithmetic(index: int, stage: GrpoStage) -> list[Found]:
             f"max_completion_length is {completion}, which leaves nothing for the prompt"
         )
         found.append(((*loc, "vllm_max_model_length"), "too_long", message))
+    corrected = setting["use_vllm"] and setting["vllm_importance_sampling_correction"]
+    if setting["loss_type"] == "vespo" and corrected and setting["vllm_importance_sampling_mode"].startswith("seq"):
+        message = (
+            f"{stage.name}.trainer: loss_type vespo needs vllm_importance_sampling_mode token_truncate or token_mask"
+        )
+        found.append(((*loc, "loss_type"), "bad_value", message))
     own = setting["generation_kwargs"] or {}
     for key in {"seed", "n"} & own.keys():
         message = f"{stage.name}.trainer.generation_kwargs.{key}: leave it out; {_NOT_FOR_GROUPS[key]}"

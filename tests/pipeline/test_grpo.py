@@ -317,6 +317,18 @@ def test_an_engine_that_disagrees_stops_the_run_before_the_step() -> None:
         check_agreement(0.01, 12.0, 0.1, 3)
 
 
+def test_an_engine_that_read_another_prompt_than_is_trained_stops_the_run() -> None:
+    """As with huggingface/trl#6294, where vLLM expands the placeholders of an image that were expanded before."""
+    trainer = object.__new__(RolloutTrainer)
+    trainer._trained_prompt_ids = [[1, 2, 3], [4, 5]]
+    answered = ([[1, 2, 3], [4, 5]], [[7], [8]], None, None)
+    assert trainer._of_these_prompts(lambda: answered)() is answered
+    with pytest.raises(
+        RolloutError, match="vLLM read a prompt of 3 tokens where the trainer has 2: they expand its im"
+    ):
+        trainer._of_these_prompts(lambda: ([[1, 2, 3], [4, 5, 5]], [[7], [8]], None, None))()
+
+
 # --- difficulty -------------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +398,7 @@ def test_a_difficulty_that_leaves_nothing_is_an_error_before_the_model_loads(
             {"num_generations": 3},
             "8 completions, which num_generations 3 does not divide; a multiple of 3 processes",
         ),
+        ({}, {"use_vllm": True, "loss_type": "vespo"}, "vespo needs vllm_importance_sampling_mode token_truncate or"),
         ({}, {"eval_strategy": "steps"}, "a grpo stage has no rows to evaluate on"),
         ({"difficulty": {"samples": 2, "lowest": 0.9, "highest": 0.1}}, {}, "lowest 0.9 is above highest"),
     ],
