@@ -99,10 +99,13 @@ def rollout_rows(data: Data, chat: "Chat", stage: GrpoStage) -> "datasets.Datase
 
 
 def has_images(rows: "datasets.Dataset") -> list[bool]:
-    """Whether each row has images."""
+    """Whether each row has images. Reads all of them, in batches, and decodes none."""
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
     if "images" not in rows.column_names:
         return [False] * len(rows)
-    return [bool(images) for images in undecoded(rows.select_columns("images"))["images"][:]]
+    batches = rows.select_columns("images").with_format("arrow").iter(batch_size=1000)
+    return [bool(count) for batch in batches for count in pc.list_value_length(batch["images"]).to_pylist()]
 
 
 def _check_generations(data: Data, rows: "datasets.Dataset", stage: GrpoStage) -> None:

@@ -24,8 +24,7 @@ def measure(recipe: Recipe, stage: GrpoStage, model_in: str, file: Path, title: 
     Called by every rank; the rows are split between them.
     """
     assert stage.difficulty is not None
-    revision = recipe.model.revision if model_in == recipe.model.path else None
-    decoder, setting = Decoder(model_in, recipe.model.dtype, revision), stage.settings()
+    decoder, setting = Decoder(model_in, recipe.model.dtype, recipe.revision_of(model_in)), stage.settings()
     rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage)
     batch_size = recipe.evaluate.batch_size if recipe.evaluate else 64
     decoding = Decoding(batch_size, stage.difficulty.samples, setting["temperature"], recipe.seed)

@@ -14,8 +14,6 @@ import torch
 from accelerate.utils import gather_object
 from trl.data_utils import prepare_multimodal_messages
 
-from pipeline.data import has_images
-
 if TYPE_CHECKING:
     from pipeline.grpo import RolloutTrainer
 
@@ -63,7 +61,8 @@ def replace_groups(trainer: "RolloutTrainer", prompts: list[Any], rollouts: Roll
     groups = _groups(trainer, inputs, prompts, rollouts, None)
     empty = [place for place, group in enumerate(groups) if not group.has_contrast]
     before, rounds, unit = len(empty), 0, world // math.gcd(world, size)  # every rank rolls out as much as the others
-    fresh = _fresh_rows(trainer, {*gather_object([row["id"] for row in inputs])}, rollouts.images is not None)
+    if empty:  # on all ranks alike
+        fresh = _fresh_rows(trainer, {*gather_object([row["id"] for row in inputs])}, rollouts.images is not None)
     while empty and rounds < trainer.stage.dynamic_sampling:
         wanted = math.ceil(len(empty) / unit) * unit
         rows, fresh = fresh[:wanted], fresh[wanted:]
@@ -130,9 +129,9 @@ def _groups(
 def _fresh_rows(trainer: "RolloutTrainer", taken: set[Any], pictured: bool) -> list[int]:
     """Rows of the data set that are not in the batch, with images as it has, in an order that the step decides."""
     order = torch.Generator().manual_seed(trainer.args.seed * 1_000_003 + trainer._step)
-    ids, kinds = trainer.train_dataset["id"], has_images(trainer.train_dataset)
-    rows = torch.randperm(len(kinds), generator=order).tolist()
-    return [row for row in rows if kinds[row] == pictured and ids[row] not in taken]
+    ids = trainer.train_dataset["id"][:]
+    rows = torch.randperm(len(ids), generator=order).tolist()
+    return [row for row in rows if trainer.pictured[row] == pictured and ids[row] not in taken]
 
 
 def _share(trainer: "RolloutTrainer", everyones: list[Any]) -> list[Any]:

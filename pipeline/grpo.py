@@ -78,6 +78,7 @@ class RolloutTrainer(GRPOTrainer):
         with engine.computing_in(dtype):
             super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.chat, self.stage = chat, stage
+        self.pictured = has_images(self.train_dataset)
         self.constant_rewards = ConstantRewards(self.reward_func_names)
         self.scored: torch.Tensor | None = None  # rewards that this generation's completions already have
         if self.use_vllm:
@@ -92,8 +93,7 @@ class RolloutTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         sampler = super()._get_train_sampler(dataset)
-        pictured = has_images(self.train_dataset)
-        return OneModality(sampler, pictured) if any(pictured) and not all(pictured) else sampler
+        return OneModality(sampler, self.pictured) if len({*self.pictured}) == 2 else sampler
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)

@@ -23,7 +23,6 @@ class Finished:
 def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path) -> dict[str, Any]:
     """The recipe's `trainer` block with what the pipeline decides (output, seed, precision, device) around it."""
     on_cpu = not torch.cuda.is_available()
-    revision = recipe.model.revision if model_in == recipe.model.path else None
     return {
         "report_to": "none",
         "log_level_replica": "error",
@@ -33,7 +32,7 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
         **trainer,
         "output_dir": str(out / "checkpoints"),
         "seed": recipe.seed,
-        "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": revision},
+        "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": recipe.revision_of(model_in)},
     }
 
 

@@ -184,6 +184,10 @@ class Recipe(Strict):
     evaluate: Evaluate | None = None
     _path: Path = PrivateAttr(default=Path("recipe"))
 
+    def revision_of(self, model_in: str) -> str | None:
+        """The pinned revision, where `model_in` is the recipe's model and not what a stage left."""
+        return self.model.revision if model_in == self.model.path else None
+
     def where(self, *loc: Any) -> str:
         """`file:line` of what stands at `loc` in the recipe's file."""
         return _where(self._path, _parse(self._path), loc)
