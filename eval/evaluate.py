@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from eval.decode import Decoded, Decoder
+from eval.files import write_json, write_text
 from eval.rows import read
 from eval.scores import scores
 from eval.task import Task
@@ -45,10 +46,8 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
     lines = respond(decoder, rows, task.max_new_tokens, decoding, title)
     state = process_state()
     if state.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        result = {**scores(lines), "temperature": decoding.temperature}
-        (out / "scores.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_text(out / "completions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_json(out / "scores.json", {**scores(lines), "temperature": decoding.temperature})  # last: all is done
     state.wait_for_everyone()
 
 

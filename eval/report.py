@@ -17,7 +17,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
-from eval.results import json_lines
+from eval.files import json_lines, write_text
 from eval.rows import read
 from eval.task import load_task
 from rewards.response import Response, parse
@@ -77,7 +77,7 @@ def write_report(run: Path) -> None:
         rollouts={stage["name"]: _rollouts(run, stage) for stage in held["recipe"]["stages"]},
         plotlyjs=get_plotlyjs(),
     )
-    (run / "report.html").write_text(page, encoding="utf-8")
+    write_text(run / "report.html", page)
 
 
 def _stage_charts(metrics: list[dict[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from eval.files import json_lines, write_json
 from eval.scores import compare
 
 
@@ -28,12 +29,7 @@ def write_results(run: Path) -> None:
             for task in checkpoints[a]
         ],
     }
-    (run / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `completions.jsonl` or a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_json(run / "results.json", results)
 
 
 def _stage(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
-from pipeline.folder import sha256
+from pipeline.manifest import sha256
 from pipeline.recipe import Data, GrpoStage, Problem, Recipe, RecipeError, mistakes
 from rewards import verify
 from rewards.response import render

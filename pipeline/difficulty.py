@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from eval.decode import Decoder
 from eval.evaluate import Decoding, process_state, respond
+from eval.files import write_json
 from pipeline.data import rollout_rows, tell
-from pipeline.folder import write_json
 from pipeline.recipe import GrpoStage, Recipe
 from rewards.verify import Outcome
 

@@ -12,6 +12,7 @@ from trl.trainer.utils import RepeatSampler
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline import engine
+from pipeline.checkpoints import ResumableTrainer
 from pipeline.data import grpo_rows, has_images, rollout_rows, tell
 from pipeline.difficulty import within
 from pipeline.dynamic_sampling import Rollouts, replace_groups
@@ -57,11 +58,11 @@ def run(
         **adapter_settings(stage.lora, recipe.model.dtype),
     )
     show_progress(trainer, title, out / "metrics.jsonl")
-    trainer.train()
+    trainer.train_on()
     return save_model(trainer, out, rollouts="vllm" if trainer.use_vllm else "transformers")
 
 
-class RolloutTrainer(GRPOTrainer):
+class RolloutTrainer(ResumableTrainer, GRPOTrainer):
     """`GRPOTrainer` whose rollouts answer what is trained, with the weights that are trained, or stop the run.
 
     * A colocated engine gets prompts with one placeholder an image, as vLLM expects. TRL 1.16 hands it the processor's
@@ -88,6 +89,10 @@ class RolloutTrainer(GRPOTrainer):
             if not self.vllm_importance_sampling_correction:
                 tell(f"WARNING {stage.name}: nothing compares vLLM's log-probabilities with the trainer's when "
                      "vllm_importance_sampling_correction is off; stale weights would go unnoticed")  # fmt: skip
+
+    def is_save_point(self) -> bool:
+        """Where a generation is used up: TRL keeps its completions in no checkpoint."""
+        return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     # --- which prompts ---
 

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
 
+from pipeline.manifest import room
 from pipeline.recipe import Lora, Recipe
 
 
@@ -26,7 +27,7 @@ def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out
     return {
         "report_to": "none",
         "log_level_replica": "error",
-        "save_strategy": "no",
+        "save_total_limit": 2,  # our choice: the newest, and one more should it be damaged
         "use_cpu": on_cpu,
         "bf16": recipe.model.dtype == "bfloat16",
         **trainer,
@@ -66,21 +67,21 @@ def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
 
     Raises:
         RuntimeError: training ended before its last step.
+        RecipeError: the disk is full.
     """
     if trainer.state.global_step < trainer.state.max_steps:
         raise RuntimeError(f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     folder = out / "model"
-    if isinstance(trainer.model, PeftModel):
-        if trainer.is_world_process_zero():
-            _merged(trainer, out / "adapter").save_pretrained(folder)
-            trainer.processing_class.save_pretrained(folder)
-    else:
-        trainer.save_model(str(folder))
+    weights = sum(weight.nbytes for weight in trainer.model.parameters())
+    with room(out, weights if trainer.is_world_process_zero() else 0, "the model"):
+        if isinstance(trainer.model, PeftModel):
+            if trainer.is_world_process_zero():
+                _merged(trainer, out / "adapter").save_pretrained(folder)
+                trainer.processing_class.save_pretrained(folder)
+        else:
+            trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
-        if (rollouts_dir := out / "checkpoints" / "completions").exists():
-            rollouts_dir.replace(out / "completions")
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return Finished(steps=trainer.state.global_step, rollouts=rollouts)
 

@@ -8,19 +8,25 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
+from pipeline import preemption
 from pipeline.folder import RunFolder
+from pipeline.manifest import disk_full, is_full
 from pipeline.recipe import Problem, Recipe, RecipeError, load
 from pipeline.reward_check import check_rewards
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done or can run, 2 the recipe cannot run."""
+    """Exit code: 0 done or can run, 2 a person must change something, 143 stopped by a signal (raised)."""
     parser = argparse.ArgumentParser(
-        prog="balanced-thinking", description="Run every stage of a recipe, evaluate, report."
+        prog="balanced-thinking",
+        description="Run every stage of a recipe, evaluate, report. The same command again goes on where it ended.",
+        allow_abbrev=False,
     )
     parser.add_argument("recipe", type=Path, help="a YAML file, such as recipes/full.yaml")
     parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="one value changed for this run")
     parser.add_argument("--check", action="store_true", help="print every problem and run nothing; exit code 2 if any")
+    parser.add_argument("--fresh", action="store_true", help="start anew; the run folder must be empty")
+    parser.add_argument("--allow-changed", action="store_true", help="go on though recipe, data or processes changed")
     parser.add_argument("--json", action="store_true", help="with --check: one JSON object a line")
     options = parser.parse_intermixed_args(arguments)
     environment = dict(os.environ)  # this process adds to it; the next one starts from what the launcher gave
@@ -32,20 +38,27 @@ def main(arguments: list[str]) -> int:
             check_rewards(recipe, sys.stderr if options.json else sys.stdout)
             _print_plan(recipe, options.json)
         else:
-            _run(recipe, RunFolder(Path("runs") / recipe.name), environment)
+            preemption.listen()
+            _prepare_libraries()
+            from pipeline import stages
+
+            folder = RunFolder(Path("runs") / recipe.name)
+            stages.advance(recipe, folder, environment, options.fresh, options.allow_changed)
     except RecipeError as error:
         _print_problems(error.problems, options.json)
+        return 2
+    except OSError as error:
+        if not is_full(error):
+            raise
+        _print_problems(disk_full(error.filename or "disk", str(error)).problems, options.json)
         return 2
     return 0
 
 
-def _run(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> None:
+def _prepare_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    from pipeline import stages
-
-    stages.advance(recipe, folder, environment)
 
 
 # Lines of the libraries that a user cannot act on; each can be had back by setting the variable.

@@ -9,6 +9,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from eval.files import write_text
+
 _SHOWN = ("loss", "think_nll", "answer_nll", "think_weight", "eval_loss", "reward", "rewards/accuracy/mean")
 
 
@@ -27,11 +29,18 @@ class _Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self.metrics.write_text("")
-        self.started = time.monotonic()
+        kept = _lines_until(self.metrics, state.global_step)
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0)
         if sys.stderr.isatty():
-            self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", dynamic_ncols=True, disable=False)
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=self.title,
+                unit="step",
+                dynamic_ncols=True,
+                disable=False,
+            )
         else:
             print(f"{self.title}: {state.max_steps} steps", file=sys.stderr, flush=True)
 
@@ -62,3 +71,15 @@ class _Reporter(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _lines_until(metrics: Path, step: int) -> list[dict[str, Any]]:
+    """What was logged up to `step`; a run that was killed has logged steps that come again, and half a last line."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    logged: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            logged.append(json.loads(line))
+        except ValueError:
+            break
+    return [line for line in logged if line["step"] <= step and "train_runtime" not in line]

@@ -421,6 +421,10 @@ _RESERVED = {
     "data_seed": "set `seed` at the top of the recipe",
     "model_init_kwargs": "set `model` at the top of the recipe",
     "resume_from_checkpoint": "the same command resumes by itself",
+    "ignore_data_skip": "a run that resumes sees the rows that it would have seen",
+    "save_only_model": "nothing could be resumed from such a checkpoint",
+    "enable_jit_checkpoint": "a signal always ends the run at a checkpoint, on all ranks alike",
+    "load_best_model_at_end": "a stage hands on the weights of its last step",
     "chat_template_path": "every stage uses the template of the model; save the one you want with its processor",
     "reward_weights": "give each reward its `weight`",
 }
@@ -502,6 +506,7 @@ def _group_arithmetic(index: int, stage: GrpoStage) -> list[Found]:
         if "WORLD_SIZE" not in os.environ:
             message += f"; a multiple of {group // math.gcd(total, group)} processes would do, from a launcher"
         found.append((loc, "batch_arithmetic", message))
+    found += _save_points(stage, (*loc, "save_steps"), total, setting)
     length, completion = setting["vllm_max_model_length"], setting["max_completion_length"]
     if setting["use_vllm"] and length is not None and length <= completion:
         message = (
@@ -529,6 +534,26 @@ def _group_arithmetic(index: int, stage: GrpoStage) -> list[Found]:
         message = f"{stage.name}.difficulty: lowest {stage.difficulty.lowest} is above highest"
         found.append((("stages", index, "difficulty"), "bad_value", message))
     return found
+
+
+def _save_points(stage: GrpoStage, loc: tuple[Any, ...], completions: int, setting: dict[str, Any]) -> list[Found]:
+    """That each save falls between two generations: the completions of one are in no checkpoint."""
+    save, accumulation, passes = (
+        setting[key] for key in ("save_steps", "gradient_accumulation_steps", "num_iterations")
+    )
+    saves = setting["save_strategy"] == "steps" and save >= 1 and not 0 < setting["max_steps"] <= save
+    per_generation = max(completions // (setting["per_device_train_batch_size"] * processes()), 1)
+    every = per_generation * passes
+    if not saves or save * accumulation % every == 0:
+        return []
+    unit = every // math.gcd(every, accumulation)
+    message = (
+        f"{stage.name}.trainer.save_steps: {save:g} steps x gradient_accumulation_steps {accumulation} = "
+        f"{save * accumulation:g} batches; a generation serves steps_per_generation {per_generation} x num_iterations "
+        f"{passes} = {every}: a checkpoint within one cannot be resumed exactly. A multiple of {unit} can, such as "
+        f"{math.ceil(save / unit) * unit}"
+    )
+    return [(loc, "save_steps", message)]
 
 
 _NOT_FOR_GROUPS = {

@@ -8,6 +8,7 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from eval.chat import Chat
+from pipeline.checkpoints import ResumableTrainer
 from pipeline.data import sft_rows
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
@@ -37,7 +38,7 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
         loss=stage.loss,
     )
     show_progress(trainer, title, out / "metrics.jsonl")
-    trainer.train()
+    trainer.train_on()
     return save_model(trainer, out, rollouts=None)
 
 
@@ -47,7 +48,7 @@ _BROKEN_CONTRACT = (
 )
 
 
-class SegmentTrainer(SFTTrainer):
+class SegmentTrainer(ResumableTrainer, SFTTrainer):
     """`SFTTrainer` whose loss is `sum(weight * cross-entropy) / items` over the whole optimizer step.
 
     It stands on four things of TRL 1.16 and transformers 5.17, each held by a test: `SFTTrainer.compute_loss` calls

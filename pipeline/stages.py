@@ -7,10 +7,11 @@ the same command line, which finds the next thing to do in the run folder. One `
 import os
 import socket
 import sys
-import time
 from typing import NoReturn
 
+from eval.files import json_lines
 from eval.task import Task, load_task
+from pipeline import preemption
 from pipeline.data import check_data
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe, mistakes
@@ -20,20 +21,27 @@ from rewards import algebra
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
 
 
-def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> None:
+def advance(
+    recipe: Recipe, folder: RunFolder, environment: dict[str, str], fresh: bool = False, allow_changed: bool = False
+) -> None:
     """Do the next thing that is not done. Returns in the run's last process; before that, the process is replaced.
 
     Args:
         environment: as the launcher gave it; the next process starts with it.
+        fresh, allow_changed: see `RunFolder.claim`.
     """
     first = int(environment.get("RANK", "0")) == 0
-    if first:
-        with mistakes(str(folder.root), "run_folder"):
-            folder.claim(recipe)
+    with mistakes(str(folder.root), "run_folder"):
+        if first:
+            folder.lock()
+            folder.claim(recipe, fresh, allow_changed)
+        completed = [stage.name for stage in recipe.stages if folder.completed(stage.name)]
     for index, stage in enumerate(recipe.stages):
-        if folder.completed(stage.name) is None:
+        if stage.name not in completed:
             _run_stage(recipe, index, folder, first)
             _hop(environment)
+        elif first:
+            folder.tidy(stage.name)
     if not (folder.root / "report.html").exists() or _unscored(recipe, folder):
         _evaluate(recipe, folder)
     elif first:
@@ -46,7 +54,7 @@ def advance(recipe: Recipe, folder: RunFolder, environment: dict[str, str]) -> N
 
 def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> None:
     """Train the stage, or, where it chooses its rows by difficulty and has not measured it, do that."""
-    stage, started = recipe.stages[index], time.monotonic()
+    stage = recipe.stages[index]
     model_in = recipe.model.path
     if index:
         model_in = str(folder.model(recipe.stages[index - 1].name))
@@ -77,7 +85,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
 
         finished = grpo.run(recipe, stage, model_in, out, title, rates)
     if first:
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(json_lines(out / "metrics.jsonl")[-1]["seconds"], 1)  # those before a kill too
         result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, "seconds": seconds}
         folder.complete(stage.name, {**result, "rollouts": finished.rollouts})
 
@@ -90,6 +98,8 @@ def _hop(environment: dict[str, str]) -> NoReturn:
     import torch.distributed as dist
 
     algebra.close()
+    if preemption.requested():
+        preemption.stop("stopped between two stages; the same command goes on")
     if dist.is_initialized():
         dist.barrier()
         if dist.get_world_size() > 1:
@@ -99,7 +109,8 @@ def _hop(environment: dict[str, str]) -> NoReturn:
         dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    command = [argument for argument in sys.orig_argv[1:] if argument != "--fresh"]  # it is not empty any more
+    os.execve(sys.executable, [sys.executable, *command], environment)
 
 
 def _free_port() -> int:
@@ -132,6 +143,9 @@ def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
         assert recipe.evaluate is not None
         settings = recipe.evaluate
         model = recipe.model
+        if name != "base":
+            with mistakes(str(folder.root), "hand_off"):
+                folder.verify(name)
         if name == "base":
             decoder = Decoder(model.path, model.dtype, model.revision)
         else:

@@ -1,0 +1,221 @@
+"""Checkpoints of a stage: sealed by a manifest, verified before use, and a trainer that goes on from one bit for bit.
+
+transformers 5.17 writes straight into `checkpoint-N` and resumes from the largest N, whatever is in it. Here rank 0
+adds `manifest.json` when all ranks have written, and only a folder that agrees with it is resumed from.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback
+
+from pipeline import preemption
+from pipeline.data import tell
+from pipeline.folder import remove_checkpoints, saved_checkpoints
+from pipeline.manifest import check_files, read_sealed, room, seal
+
+MANIFEST = "manifest.json"
+# Of SFTTrainer and GRPOTrainer, what counts on and is in no file of transformers': micro-steps, tokens, the loss's sum.
+COUNTERS = ("_step", "_total_train_tokens", "_total_loss_scalar")
+# What decides which rows an optimizer step has.
+GEOMETRY = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_iterations",
+    "num_generations",
+)
+
+
+def newest(root: Path) -> Path | None:
+    """The newest checkpoint in `root` that agrees with its manifest. Damaged ones are renamed, and named on stderr."""
+    for folder in reversed(saved_checkpoints(root)):
+        try:
+            check_files(folder, read_sealed(folder / MANIFEST))
+            return folder
+        except ValueError as error:
+            tell(f"{folder} cannot be resumed from ({error}); set aside as {_set_aside(folder).name}")
+    return None
+
+
+def _set_aside(folder: Path) -> Path:
+    names = [f"{folder.name}.corrupt{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    return folder.rename(aside)
+
+
+class ResumableTrainer(Trainer):
+    """A `Trainer` that saves sealed checkpoints, ends at one when it is asked to, and goes on from the newest.
+
+    Undisturbed and resumed runs end with the same bits, on the same hardware and libraries. For that, beyond what
+    transformers restores: the order of rows is a function of seed and epoch; steps are logged at each save, so that
+    no average spans it; and a stage saves only where `is_save_point`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # transformers' own rotation matches the names of damaged checkpoints, and does not look at the new one.
+        self.kept, self.args.save_total_limit = self.args.save_total_limit, None
+        self.counters: dict[str, Any] = {}
+        self.add_callback(_SavePoints(self))
+
+    def is_save_point(self) -> bool:
+        """Whether training can go on exactly from a checkpoint of this step."""
+        return True
+
+    def train_on(self) -> None:
+        """Train to the last step, from the newest good checkpoint if there is one. Called by every rank.
+
+        Raises:
+            SystemExit: with the code of a preemption, after a checkpoint was saved.
+        """
+        found = [newest(Path(self.args.output_dir)) if self.is_world_process_zero() else None]
+        folder = broadcast_object_list(found)[0]
+        if folder is not None:
+            manifest = read_sealed(folder / MANIFEST)
+            self.counters = manifest["counters"]
+            tell(f"resuming from {folder}: step {manifest['step']}")
+        self.train(resume_from_checkpoint=folder and str(folder))
+        step, last = self.state.global_step, self.state.max_steps
+        if step < last and preemption.requested():
+            preemption.stop(f"stopped at step {step} of {last}; a checkpoint is saved, and the same command goes on")
+
+    # --- saving ---
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if (folder / MANIFEST).exists():  # an epoch ends where a step was saved
+            return
+        try:
+            self._together(partial(self._write_checkpoint, folder, super()._save_checkpoint, model, trial))
+        except Exception:
+            if self.is_world_process_zero():  # it was never a checkpoint, and it may be what fills the disk
+                remove_checkpoints(folder.parent, lambda each: each == folder)
+            raise
+        if self.is_world_process_zero():
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
+            geometry = {name: getattr(self.args, name) for name in GEOMETRY if hasattr(self.args, name)}
+            facts = {
+                "step": self.state.global_step,
+                "processes": self.args.world_size,
+                "batch": geometry,
+                "counters": {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)},
+            }
+            seal(folder / MANIFEST, folder, facts)
+            if self.kept:  # the new one is good: older ones may go
+                older = saved_checkpoints(folder.parent)[: -self.kept]
+                remove_checkpoints(folder.parent, older.__contains__)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, folder: Path, save: Callable[..., None], model: Any, trial: Any) -> None:
+        with room(folder.parent, self._checkpoint_bytes(), folder.name):
+            save(model, trial)
+
+    def _checkpoint_bytes(self) -> int:
+        """Of weights and optimizer, on this disk; a sharded model's ranks each have a part."""
+        adapted = isinstance(self.model, PeftModel)
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad or not adapted]
+        states = [
+            value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+        ]
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        count = sum(int(each.nbytes) for each in (*weights, *states))
+        return count * int(self.args.world_size if sharded else 1)
+
+    def _together(self, action: Callable[[], None]) -> None:
+        """`action` on every rank; where it fails on one it fails on all, and none waits for one that has gone."""
+        mine: Exception | None = None
+        try:
+            action()
+        except Exception as error:
+            mine = error
+        failed = [each for each in gather_object([repr(mine) if mine else None]) if each]
+        if mine is not None:
+            raise mine
+        if failed:
+            raise RuntimeError(f"another rank could not save: {failed[0]}")
+
+    # --- resuming ---
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """All tensors, whatever the names in the files.
+
+        transformers 5.17 loads a file's tensors by name and only warns about others (`trainer.py:3555`): of Qwen2.5-VL,
+        LLaVA and Gemma-3, whose files carry the hub's names, next to nothing would be restored.
+        """
+        if model is not None or isinstance(
+            self.model, PeftModel
+        ):  # sharded, or an adapter: these go by their own names
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        held, report = type(self.model).from_pretrained(
+            resume_from_checkpoint, dtype=self.model.dtype, output_loading_info=True
+        )
+        if lacking := sorted(report["missing_keys"]):
+            raise RuntimeError(f"{resume_from_checkpoint} lacks {len(lacking)} tensors, the first {lacking[0]}")
+        self.model.load_state_dict(held.state_dict())
+
+    def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
+        for name, value in self.counters.items():
+            setattr(self, name, value)
+        self.counters = {}
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last step's checkpoint
+            self.control.should_training_stop = True
+            return
+        _order_of(epoch, self.args.seed, train_dataloader)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        return loader
+
+
+def _order_of(epoch: int, seed: int, loader: Any) -> None:
+    """Make the rows' order a function of seed and epoch.
+
+    Samplers with a generator go on from where the last epoch left it, and accelerate 1.15 tells the epoch to none that
+    is behind its own shards (`data_loader.py:622`): a run that resumed in its second epoch would see other rows.
+    """
+    sampler = loader.batch_sampler
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    sampler = sampler.sampler
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
+    else:
+        sampler.generator = torch.Generator().manual_seed(seed + epoch)
+
+
+def _start_worker(then: Callable[[int], None] | None, number: int) -> None:
+    preemption.ignore()
+    if then is not None:
+        then(number)
+
+
+class _SavePoints(TrainerCallback):
+    """Decides on all ranks alike when to save: as the recipe says, or asked to stop, at the next save point."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer, self.due = trainer, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()
+        preemption.be_patient()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        asked, last = preemption.requested(), state.global_step >= state.max_steps
+        self.due = self.due or control.should_save or (asked and not last)
+        control.should_save = self.due and (last or self.trainer.is_save_point())
+        if control.should_save:
+            self.due, control.should_log = False, True
+            control.should_training_stop = control.should_training_stop or asked
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save:
+            control.should_log = True
