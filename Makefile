@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test bench check lock clean
+.PHONY: setup demo test bench faults check lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -33,6 +33,10 @@ test: setup
 bench: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(CORES) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
 	    $(BIN)/python tests/bench/run.py
+
+# Every fault that the README's promise names, in real runs: half an hour on two cores; a sample of it is in `make test`.
+faults: setup
+	PYTHONPATH=.:tests $(BIN)/python tests/faults/run.py
 
 check: setup
 	$(BIN)/ruff check .

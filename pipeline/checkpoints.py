@@ -62,6 +62,10 @@ class ResumableTrainer(Trainer):
         # transformers' own rotation matches the names of damaged checkpoints, and does not look at the new one.
         self.kept, self.args.save_total_limit = self.args.save_total_limit, None
         self.counters: dict[str, Any] = {}
+        if (
+            self.args.device.type == "cpu"
+        ):  # with ranks, accelerate calls it `cpu:0`, which torch.load does not know
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")
         self.add_callback(_SavePoints(self))
 
     def is_save_point(self) -> bool:
@@ -161,9 +165,6 @@ class ResumableTrainer(Trainer):
         self.model.load_state_dict(held.state_dict())
 
     def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
-        for name, value in self.counters.items():
-            setattr(self, name, value)
-        self.counters = {}
         if self.state.global_step >= self.state.max_steps:  # resumed from the last step's checkpoint
             self.control.should_training_stop = True
             return
@@ -205,6 +206,8 @@ class _SavePoints(TrainerCallback):
         self.trainer, self.due = trainer, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for name, value in self.trainer.counters.items():
+            setattr(self.trainer, name, value)
         self.trainer.accelerator.wait_for_everyone()
         preemption.be_patient()
 

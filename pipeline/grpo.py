@@ -94,6 +94,10 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
         """Where a generation is used up: TRL keeps its completions in no checkpoint."""
         return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.log_completions = bool(self._logs["prompt"])  # a run that resumes at its end has none to write
+        super().log(logs, start_time)
+
     # --- which prompts ---
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:

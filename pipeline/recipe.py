@@ -424,6 +424,7 @@ _RESERVED = {
     "ignore_data_skip": "a run that resumes sees the rows that it would have seen",
     "save_only_model": "nothing could be resumed from such a checkpoint",
     "enable_jit_checkpoint": "a signal always ends the run at a checkpoint, on all ranks alike",
+    "trust_remote_code": "code that a model brings along is never run; every family that we train is in transformers",
     "load_best_model_at_end": "a stage hands on the weights of its last step",
     "chat_template_path": "every stage uses the template of the model; save the one you want with its processor",
     "reward_weights": "give each reward its `weight`",

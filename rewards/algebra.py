@@ -60,6 +60,8 @@ def is_undefined(text: str) -> bool:
 _starting = threading.Lock()
 _pool: "ProcessPool | None" = None
 _lost_at = -math.inf  # when a worker was last killed
+# Stopped from outside: a cluster's signal goes to all processes of a run, which still finishes its step.
+_STOPPED = {signal.SIGTERM, signal.SIGUSR1}
 _START_S = 2.0  # one that is ended while it starts in its place prints a traceback
 
 
@@ -82,15 +84,16 @@ def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list
     from pebble import ProcessExpired
 
     results: list[str | None] = [None] * len(calls)
-    for _ in range(2):  # pebble gives up a pool whose idle worker dies: what it did not answer is asked once more
+    for _ in range(3):  # pebble gives up a pool whose idle worker dies: what it did not answer is asked again
         asked = {index: _schedule(function, calls[index]) for index, result in enumerate(results) if result is None}
         for index, (pool, future) in asked.items():
             try:
                 results[index] = future.result()
             except TimeoutError:
                 results[index], _lost_at = "timeout", time.monotonic()
-            except ProcessExpired:  # the pool starts another worker
-                results[index], _lost_at = "unparseable", time.monotonic()
+            except ProcessExpired as expired:  # the pool starts another worker
+                if expired.exitcode not in _STOPPED:
+                    results[index], _lost_at = "unparseable", time.monotonic()
             except (MemoryError, RecursionError):
                 results[index] = "unparseable"
             except (BrokenExecutor, CancelledError):

@@ -1,8 +1,8 @@
 """The pipeline's own entry point in processes that a fault can end, and the fingerprint of what a run ends with.
 
-A process that trains takes 20 s to import its libraries. One process imports them all, and each of a run's processes is a
-fork of it that has trained nothing; where the pipeline replaces its process by `exec`, the fork ends and a new one starts
-with the environment that `exec` was given. Nothing else of the pipeline is replaced.
+A process that trains takes 20 s to import its libraries. One process imports them all, and each of a run's processes is
+a fork of it that has trained nothing; where the pipeline replaces its process by `exec`, the fork ends and a new one
+starts with the environment that `exec` was given. Nothing else of the pipeline is replaced.
 """
 
 import hashlib
@@ -23,7 +23,6 @@ os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "DATASETS
 import pandas
 from ruamel.yaml import YAML
 
-import eval.report
 import pipeline.grpo
 import pipeline.main
 import pipeline.sft
@@ -213,7 +212,8 @@ class Run:
 def fingerprint(root: Path) -> dict[str, Any]:
     """What a run ends with: digests of the models, each logged number but times, prompts, completions and scores."""
     found: dict[str, Any] = {}
-    for file in sorted(root.glob("*/model/*")):
+    # A tokenizer writes into its file how it padded last, which is nothing for one that had nothing left to train on.
+    for file in sorted(path for path in root.glob("*/model/*") if path.name != "tokenizer.json"):
         found[str(file.relative_to(root))] = hashlib.sha256(file.read_bytes()).hexdigest()
     for file in sorted(root.glob("*/metrics.jsonl")):
         lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -68,6 +68,9 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
         ("learning_rate: 1e-5", "learning_rate: fast", 11, "bad_value: sft.trainer.learning_rate"),
         ("max_steps: 3", "max_steps: 3.5", 12, "bad_value: sft.trainer.max_steps"),
         ("max_steps: 3", "packing: true", 12, "reserved_key: sft.trainer.packing: segments need one sequence a row"),
+        ("max_steps: 3", "ignore_data_skip: true", 12, "a run that resumes sees the rows that it would have seen"),
+        ("max_steps: 3", "save_only_model: true", 12, "nothing could be resumed from such a checkpoint"),
+        ("max_steps: 3", "trust_remote_code: true", 12, "code that a model brings along is never run"),
         ("max_steps: 3", "loss_type: dft", 12, "reserved_key: sft.trainer.loss_type: the loss is a mean over"),
         ("rows.jsonl}", "rows.jsonl, bad_rows: skip}", 4, "data.cold.bad_rows: Input should be 'stop' or 'drop'"),
         ("max_steps: 3", "eval_strategy: epoch", 6, "eval_data and trainer.eval_strategy (steps or epoch) need each"),
@@ -152,3 +155,37 @@ def test_check_answers_without_importing_torch(path: Path) -> None:
         run = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
         assert run.returncode == expected, run.stdout + run.stderr
         assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("save_steps: 3, num_iterations: 2", "save_steps: 3 steps x gradient_accumulation_steps 1 = 3 batches"),
+        (
+            "save_steps: 3, num_iterations: 2",
+            "1 x num_iterations 2 = 2: a checkpoint within one cannot",
+        ),
+        ("save_steps: 3, num_iterations: 2", "A multiple of 2 can, such as 4"),
+        ("steps_per_generation: 3", "A multiple of 3 can, such as 501"),
+        ("steps_per_generation: 8, gradient_accumulation_steps: 4, save_steps: 9", "A multiple of 2 can, such as 10"),
+    ],
+)
+def test_saves_within_a_generation_are_refused_with_the_arithmetic(path: Path, settings: str, message: str) -> None:
+    path.write_text(GOOD.replace("use_vllm: false", f"use_vllm: false, {settings}"))
+    (problem,) = _problems(path)
+    assert problem.startswith(f"ERROR {path}:")
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "save_steps: 4, num_iterations: 2",
+        "steps_per_generation: 3, max_steps: 20",
+        "steps_per_generation: 3, save_strategy: epoch",
+        "steps_per_generation: 8, gradient_accumulation_steps: 4, save_steps: 10",
+    ],
+)
+def test_saves_between_two_generations_are_not(path: Path, settings: str) -> None:
+    path.write_text(GOOD.replace("use_vllm: false", f"use_vllm: false, {settings}"))
+    load(path, [])

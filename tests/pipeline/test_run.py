@@ -16,6 +16,8 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from pipeline.folder import saved_checkpoints
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ACCELERATE = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
@@ -107,17 +109,35 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_the_command_survives_a_kill_between_stages_and_does_nothing_twice(
+def wait_for(process: subprocess.Popen[str], file: Path, lines: int = 1) -> None:
+    """Until `file` has some lines, or the process ends."""
+    deadline = time.monotonic() + LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if file.exists() and file.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.02)
+
+
+def test_the_command_survives_a_signal_and_a_kill_between_stages_and_does_nothing_twice(
     write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path
 ) -> None:
     path, run = write(recipe(assets)), tmp_path / "runs" / "small"
 
     process = start(ACCELERATE, path, folder=tmp_path)
-    deadline = time.monotonic() + LIMIT_S
-    while not (run / "read" / "COMPLETE").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(process, run / "read" / "metrics.jsonl")
+    process.terminate()  # the launcher alone, which dies of it
+    output = process.communicate(timeout=LIMIT_S)[0]
+    assert process.returncode == -signal.SIGTERM
+    assert "SIGUSR2: stopping at the next checkpoint" in output
+    assert "stage 2 of 3" not in output
+    (saved,) = saved_checkpoints(run / "read" / "checkpoints")
+    assert (saved / "manifest.json").exists()
+
+    process = start(ACCELERATE, path, folder=tmp_path)
+    wait_for(process, run / "read" / "COMPLETE")
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
+    assert f"resuming from runs/small/read/checkpoints/{saved.name}" in output
     assert (run / "read" / "COMPLETE").exists(), output
     assert not (run / "sft" / "COMPLETE").exists()
     finished_at = (run / "read" / "COMPLETE").stat().st_mtime_ns
@@ -128,15 +148,15 @@ def test_the_command_survives_a_kill_between_stages_and_does_nothing_twice(
     assert (run / "read" / "COMPLETE").stat().st_mtime_ns == finished_at
     _assert_complete(run)
 
-    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"}
     output = finish(start([sys.executable], path, folder=tmp_path))
     assert "all is complete" in output
-    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"} == before
 
     changed = start([sys.executable], path, "sft.trainer.max_steps=7", folder=tmp_path)
     output = changed.communicate(timeout=LIMIT_S)[0]
     assert changed.returncode == 2
-    assert "run of another recipe; changed: stages" in output
+    assert "changed: sft.trainer.max_steps: was 6, is 7" in output
     assert "Traceback" not in output
 
 
@@ -181,10 +201,20 @@ def test_data_that_a_later_step_needs_is_missed_before_the_first_stage(
     assert "stage 1" not in output
 
 
-def test_two_ranks_run_all_stages_under_torchrun(
+def test_two_ranks_run_all_stages_under_torchrun_and_go_on_after_a_signal(
     write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path
 ) -> None:
     path = write(recipe(assets))
     overrides = ["grpo.trainer.per_device_train_batch_size=4", "read.trainer.per_device_train_batch_size=4"]
-    finish(start(TORCHRUN, path, *overrides, folder=tmp_path))
-    _assert_complete(tmp_path / "runs" / "small")
+    run = tmp_path / "runs" / "small"
+    process = start(TORCHRUN, path, *overrides, folder=tmp_path)
+    wait_for(process, run / "grpo" / "metrics.jsonl")
+    process.terminate()  # torchrun hands it on
+    output = process.communicate(timeout=LIMIT_S)[0]
+    assert process.returncode != 0
+    assert "stopped at step" in output, output
+    (saved,) = saved_checkpoints(run / "grpo" / "checkpoints")
+
+    output = finish(start(TORCHRUN, path, *overrides, folder=tmp_path))
+    assert f"resuming from runs/small/grpo/checkpoints/{saved.name}" in output
+    _assert_complete(run)

@@ -50,6 +50,18 @@ def test_a_worker_that_dies_costs_one_answer_at_most(monkeypatch: pytest.MonkeyP
     assert algebra.compare([("3x+1", f"{n}x+1") for n in range(8)]) == ["wrong"] * 3 + ["correct"] + ["wrong"] * 4
 
 
+def test_workers_that_a_cluster_stops_cost_no_answer() -> None:
+    """Its signal goes to every process of a run, which still finishes its step."""
+    algebra.compare([("1", "1")])
+    stopped = _workers()
+    pairs = [(rf"\frac{{{n}\pi}}{{2}}", rf"{n}\pi/2") for n in range(1, 40)]
+    timer = threading.Timer(0.05, lambda: [os.kill(pid, signal.SIGTERM) for pid in stopped])
+    timer.start()
+    found = algebra.compare(pairs)
+    timer.join()
+    assert found == ["correct"] * 39
+
+
 def _die(gold: str, answer: str) -> str:
     os._exit(1)
 

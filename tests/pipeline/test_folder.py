@@ -1,0 +1,156 @@
+"""What a run folder refuses: another run at the same time, something else than it holds, files that were changed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import folder as module
+from pipeline.folder import RunFolder
+from pipeline.manifest import read_sealed, seal
+from pipeline.recipe import Recipe, RecipeError
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKER = """
+import os, sys, time
+from pathlib import Path
+from pipeline.folder import RunFolder
+RunFolder(Path(sys.argv[1])).lock()
+if len(sys.argv) > 2:
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[1:2]])
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "rows.jsonl").write_text('{"id": 1}\n')
+    (tmp_path / "mine.py").write_text("def mine(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    stage = {"name": "sft", "kind": "sft", "data": "rows", "loss": {"think_weight": {"start": 0.9, "end": 0.1}}}
+    rewards = [{"use": f"{tmp_path / 'mine.py'}:mine", "weight": 1.0}]
+    return {
+        "name": "held",
+        "model": {"path": "some/model"},
+        "data": {"rows": {"path": str(tmp_path / "rows.jsonl")}},
+        "stages": [
+            {**stage, "trainer": {"max_steps": 6}},
+            {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": rewards},
+        ],
+        "evaluate": {"tasks": ["scienceqa_img"], "on": ["sft"]},
+    }
+
+
+def claimed(content: dict[str, Any], tmp_path: Path, trained: bool = True) -> RunFolder:
+    folder = RunFolder(tmp_path / "runs" / "held")
+    folder.root.mkdir(parents=True)
+    folder.claim(Recipe.model_validate(content))
+    if trained:
+        (folder.checkpoints("sft") / "checkpoint-3").mkdir(parents=True)
+    return folder
+
+
+def refused(folder: RunFolder, content: dict[str, Any], **keys: bool) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        folder.claim(Recipe.model_validate(content), **keys)
+    return [problem.message for problem in caught.value.problems]
+
+
+def test_a_changed_recipe_is_refused_line_by_line(content: dict[str, Any], tmp_path: Path) -> None:
+    folder = claimed(content, tmp_path)
+    content["seed"] = 1
+    content["stages"][0]["trainer"]["max_steps"] = 7
+    content["stages"][0]["loss"]["think_weight"]["end"] = 0.2
+    content["stages"][1]["rewards"][0]["weight"] = 2.0
+    *lines, advice = refused(folder, content)
+    reward = f"grpo.rewards.{tmp_path / 'mine.py'}:mine.weight"
+    assert lines == [
+        "seed: was 0, is 1",
+        f"{reward}: was 1.0, is 2.0",
+        "sft.loss.think_weight.end: was 0.1, is 0.2",
+        "sft.trainer.max_steps: was 6, is 7",
+    ]
+    assert "holds a run of something else (4 changes)" in advice
+    assert "--allow-changed" in advice
+
+
+def test_changed_data_rewards_and_processes_are_refused(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = claimed(content, tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"id": 2}\n')
+    (tmp_path / "mine.py").write_text("def mine(completions, **columns):\n    return [2.0 for _ in completions]\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    lines = refused(folder, content)
+    assert [line.partition(":")[0] for line in lines[:2]] == ["data.rows", "processes"]
+    assert lines[2].startswith("rewards.")
+    assert lines[1] == "processes: was 1, is 2"
+
+
+def test_a_change_is_taken_where_it_is_allowed_or_nothing_is_trained(content: dict[str, Any], tmp_path: Path) -> None:
+    folder = claimed(content, tmp_path, trained=False)
+    content["seed"] = 1
+    folder.claim(Recipe.model_validate(content))
+    (folder.checkpoints("sft") / "checkpoint-3").mkdir(parents=True)
+    content["seed"] = 2
+    assert refused(folder, content)[0] == "seed: was 1, is 2"
+    folder.claim(Recipe.model_validate(content), allow_changed=True)
+    folder.claim(Recipe.model_validate(content))
+
+
+def test_what_is_evaluated_may_change(content: dict[str, Any], tmp_path: Path) -> None:
+    folder = claimed(content, tmp_path)
+    content["evaluate"]["on"] = ["base", "sft"]
+    folder.claim(Recipe.model_validate(content))
+    assert json.loads((folder.root / "recipe.json").read_text())["recipe"]["evaluate"]["on"] == ["base", "sft"]
+
+
+def test_fresh_needs_an_empty_folder(content: dict[str, Any], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "held")
+    folder.lock()
+    folder.claim(Recipe.model_validate(content), fresh=True)
+    with pytest.raises(ValueError, match=r"--fresh starts in an empty folder only, and .* has recipe\.json"):
+        folder.claim(Recipe.model_validate(content), fresh=True)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["a process", "one that replaced itself"])
+def test_a_second_run_in_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool) -> None:
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.5)
+    command = [sys.executable, "-c", LOCKER, str(tmp_path), *([LOCKER] if replaced else [])]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=rf"another run works in .* \(process {first.pid} on "):
+            RunFolder(tmp_path).lock()
+    finally:
+        first.kill()
+        first.communicate()
+    RunFolder(tmp_path).lock()
+
+
+def test_a_manifest_notices_every_bit(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(os.urandom(100))
+    seal(tmp_path / "COMPLETE", tmp_path / "model", {"steps": 3})
+    assert read_sealed(tmp_path / "COMPLETE")["steps"] == 3
+    whole = (tmp_path / "COMPLETE").read_bytes()
+    for place in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (tmp_path / "COMPLETE").write_bytes(flipped)
+        if json_of(flipped) == json_of(whole):  # white space
+            continue
+        with pytest.raises(ValueError, match="COMPLETE is damaged"):
+            read_sealed(tmp_path / "COMPLETE")
+
+
+def json_of(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
