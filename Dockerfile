@@ -29,6 +29,8 @@ ENV HF_HOME=/cache/huggingface \
     TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
 VOLUME ["/app/runs", "/cache"]
 
-# tini -g hands signals to every rank; the base image's entry point is vLLM's server.
-ENTRYPOINT ["tini", "-g", "--", "accelerate", "launch", "pipeline/run.py"]
+# tini -g hands signals to every process; the container ends with tini's child. `accelerate launch` with one process dies of
+# a signal before its child has saved, so there the child is started itself; with several, the launcher waits for the ranks.
+# (The base image's entry point is vLLM's server.)
+ENTRYPOINT ["tini", "-g", "--", "sh", "-c", "[ \"$(nvidia-smi --list-gpus 2>/dev/null | wc -l)\" -gt 1 ] && exec accelerate launch pipeline/run.py \"$@\"; exec python3 pipeline/run.py \"$@\"", "balanced-thinking"]
 CMD ["--help"]
