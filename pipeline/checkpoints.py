@@ -62,9 +62,7 @@ class ResumableTrainer(Trainer):
         # transformers' own rotation matches the names of damaged checkpoints, and does not look at the new one.
         self.kept, self.args.save_total_limit = self.args.save_total_limit, None
         self.counters: dict[str, Any] = {}
-        if (
-            self.args.device.type == "cpu"
-        ):  # with ranks, accelerate calls it `cpu:0`, which torch.load does not know
+        if self.args.device.type == "cpu":  # with ranks, accelerate calls it `cpu:0`, which torch.load does not know
             self.args.__dict__["_setup_devices"] = torch.device("cpu")
         self.add_callback(_SavePoints(self))
 
