@@ -95,7 +95,8 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
         return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self.log_completions = bool(self._logs["prompt"])  # a run that resumes at its end has none to write
+        written = bool(self._logs["prompt"])  # a run that resumes at its end has none
+        self.log_completions = self.args.log_completions and written
         super().log(logs, start_time)
 
     # --- which prompts ---

@@ -130,6 +130,12 @@ class Suite:
     # --- a full disk ---
 
     def _full_disks(self) -> Iterator[Fault]:
+        probe = self.work / "probe"
+        probe.mkdir()
+        if why := _mount(probe):
+            print(f"full disks are left out: a tmpfs cannot be mounted here: {why}", flush=True)
+            return
+        _unmount(probe)
         for stage in STAGES:
             folder = f"{stage}/checkpoints/checkpoint-{LAST}/"
             for moment in [
@@ -148,9 +154,7 @@ class Suite:
         """Fill the file system of the run, a real and small one, at `moment`, up to `spare` bytes."""
         run = Run(self.recipe, folder)
         folder.mkdir(parents=True)
-        mounted = ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=64m")
-        if mounted:
-            return LOST, f"no tmpfs could be mounted: {os.strerror(ctypes.get_errno())}"
+        assert not (why := _mount(folder)), why
         try:
             filler = folder / "filler"
 
@@ -170,7 +174,7 @@ class Suite:
             outcome, detail = self._again(run, self.expected, at_step=_logged(run, moment.path.partition("/")[0]))
             return outcome, f"{detail}; {said}"
         finally:
-            ctypes.CDLL(None).umount2(os.fsencode(folder), 2)
+            _unmount(folder)
 
     # --- two ranks that are told to stop, one after the other ---
 
@@ -240,6 +244,16 @@ def _logged(run: Run, stage: str | None) -> int | None:
         return None
     lines = (run.root / stage / "metrics.jsonl").read_text().splitlines()
     return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+
+def _mount(folder: Path) -> str:
+    """A file system of 64 MB of its own, in memory; why there is none, for example because only root may."""
+    failed = ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=64m")
+    return os.strerror(ctypes.get_errno()) if failed else ""
+
+
+def _unmount(folder: Path) -> None:
+    ctypes.CDLL(None).umount2(os.fsencode(folder), 2)  # MNT_DETACH
 
 
 def _signal(rank: Rank, name: str) -> None:

@@ -58,7 +58,7 @@ def _mixed(folder: Path, kinds: list[bool]) -> Path:
 
 def _rollouts(folder: Path) -> list[pandas.DataFrame]:
     """The saved completions, a table a step."""
-    return [pandas.read_parquet(file) for file in sorted((folder / "completions").glob("*.parquet"))]
+    return [pandas.read_parquet(file) for file in sorted(folder.rglob("completions/*.parquet"))]
 
 
 # --- where a stage starts ---------------------------------------------------------------------------------------------
