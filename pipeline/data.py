@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from eval.rows import prompt, read, undecoded
 from eval.task import load_task
 from pipeline.manifest import sha256
-from pipeline.recipe import Data, GrpoStage, Problem, Recipe, RecipeError, mistakes
+from pipeline.problem import Problem, RecipeError, mistakes
+from pipeline.recipe import Data, GrpoStage, Recipe
 from rewards import verify
 from rewards.response import render
 

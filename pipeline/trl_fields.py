@@ -2,13 +2,84 @@
 
 import ast
 import importlib.util
+import types
 import typing
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import annotated_types as limits
+from pydantic import ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 _CLASSES = {"sft": ("trl", "trainer/sft_config.py"), "grpo": ("trl", "trainer/grpo_config.py")}
 _BASES = [("transformers", "training_args.py"), ("trl", "trainer/base_config.py")]
+_ENUMS = [("transformers", "trainer_utils.py"), ("transformers", "training_args.py")]
+_COMPARED = [
+    ("trl", "trainer/grpo_trainer.py"),
+    ("trl", "trainer/grpo_config.py"),
+    ("trl", "generation/vllm_generation.py"),
+]
+
+# Text that TRL compares with a few words, some of it only after the first rollouts.
+_WORDS = {
+    "importance_sampling_level",
+    "loss_type",
+    "multi_objective_aggregation",
+    "vllm_importance_sampling_mode",
+    "vllm_mode",
+}
+
+# What a number must be to mean anything; TRL checks hardly any of it. What is not here may be anything.
+_AT_LEAST_0 = limits.Ge(0)
+_ABOVE_0 = limits.Gt(0)
+_SHARE = limits.Interval(ge=0, le=1)
+_LIMITS: dict[str, Any] = {
+    "learning_rate": _AT_LEAST_0,
+    "weight_decay": _AT_LEAST_0,
+    "max_grad_norm": _AT_LEAST_0,
+    "warmup_steps": _AT_LEAST_0,
+    "adam_beta1": limits.Interval(ge=0, lt=1),
+    "adam_beta2": limits.Interval(ge=0, lt=1),
+    "adam_epsilon": _AT_LEAST_0,
+    "num_train_epochs": _ABOVE_0,
+    "max_steps": limits.Ge(-1),
+    "save_steps": _ABOVE_0,
+    "eval_steps": _ABOVE_0,
+    "logging_steps": _ABOVE_0,
+    "save_total_limit": limits.Ge(1),
+    "dataloader_num_workers": _AT_LEAST_0,
+    "dataloader_prefetch_factor": limits.Ge(1),
+    "per_device_train_batch_size": limits.Ge(1),
+    "per_device_eval_batch_size": limits.Ge(1),
+    "gradient_accumulation_steps": limits.Ge(1),
+    "max_length": limits.Ge(1),
+    "max_completion_length": limits.Ge(1),
+    "num_generations": limits.Ge(2),  # an advantage compares the completions of a group
+    "generation_batch_size": limits.Ge(1),
+    "steps_per_generation": limits.Ge(1),
+    "num_iterations": limits.Ge(1),
+    "temperature": _ABOVE_0,
+    "top_p": limits.Interval(gt=0, le=1),
+    "top_k": limits.Ge(-1),
+    "min_p": _SHARE,
+    "repetition_penalty": _ABOVE_0,
+    "beta": _AT_LEAST_0,
+    "epsilon": _AT_LEAST_0,
+    "epsilon_high": _AT_LEAST_0,
+    "delta": _ABOVE_0,
+    "top_entropy_quantile": _SHARE,
+    "ref_model_mixup_alpha": _SHARE,
+    "ref_model_sync_steps": limits.Ge(1),
+    "vllm_gpu_memory_utilization": limits.Interval(gt=0, le=1),
+    "vllm_max_model_length": limits.Ge(1),
+    "vllm_tensor_parallel_size": limits.Ge(1),
+    "vllm_server_port": limits.Interval(ge=1, le=65535),
+    "vllm_server_timeout": _ABOVE_0,
+    "vllm_group_port": limits.Interval(ge=1, le=65535),
+}
 
 
 class Field(NamedTuple):
@@ -18,43 +89,88 @@ class Field(NamedTuple):
     default: Any
 
 
-@lru_cache
+class TrainerBlock:
+    """Makes a `dict` of the schema a `trainer:` block: TRL's own names, types and ranges, each mistake at its key."""
+
+    def __init__(self, kind: str, without: set[str]) -> None:
+        self.kind, self.without = kind, without
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        allowed = {name: field.type for name, field in fields(self.kind).items() if name not in self.without}
+        block = TypedDict(f"{self.kind.title()}Trainer", allowed, total=False)  # type: ignore[misc]
+        block.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+        return handler.generate_schema(block)
+
+
+@cache
 def fields(kind: str) -> dict[str, Field]:
     """Every field that `trl.SFTConfig` (`sft`) or `trl.GRPOConfig` (`grpo`) takes, inherited ones included."""
     found: dict[str, Field] = {}
     for package, file in [*_BASES, _CLASSES[kind]]:
-        tree = ast.parse((_folder(package) / file).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and _is_config(node):
-                found.update(_annotated(node))
+        for node in ast.walk(_tree(package, file)):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Config", "TrainingArguments")):
+                found.update(_annotated(kind, node))
     return found
 
 
-def _folder(package: str) -> Path:
+@cache
+def _tree(package: str, file: str) -> ast.Module:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is not installed; run `make setup`")
-    return Path(spec.origin).parent
+    return ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
 
 
-def _is_config(node: ast.ClassDef) -> bool:
-    return node.name.endswith(("Config", "TrainingArguments"))
-
-
-def _annotated(node: ast.ClassDef) -> dict[str, Field]:
-    return {
-        statement.target.id: Field(_type(statement.annotation), _default(statement.value))
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if not statement.target.id.startswith("_")
-    }
+def _annotated(kind: str, node: ast.ClassDef) -> Iterator[tuple[str, Field]]:
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+            if not name.startswith("_"):
+                words = _words(name) if kind == "grpo" and name in _WORDS else None
+            expected = Literal[tuple(words)] if words else _limited(name, _type(statement.annotation))
+            yield name, Field(expected, _default(statement.value))
 
 
 def _type(annotation: ast.expr) -> Any:
     try:
-        return eval(ast.unparse(annotation), dict(vars(typing)))
+        expected = eval(ast.unparse(annotation), dict(vars(typing)) | _enums())
     except (NameError, TypeError):  # a class of transformers: accepted here, checked when the stage starts
         return Any
+    choices = [part for part in get_args(expected) if part in _enums().values()]
+    return choices[0] if choices else expected  # `SchedulerType | str` takes no other text than a SchedulerType's
+
+
+def _limited(name: str, expected: Any) -> Any:
+    """The type with what its values must be; of a union, its numbers."""
+    if name not in _LIMITS or expected is Any:
+        return expected
+    if get_origin(expected) in {typing.Union, types.UnionType}:
+        return typing.Union[tuple(_limited(name, part) for part in get_args(expected))]  # noqa: UP007
+    return Annotated[expected, _LIMITS[name]] if expected in {int, float} else expected
+
+
+@cache
+def _enums() -> dict[str, Any]:
+    """transformers' enumerations of words, as what may stand in a recipe."""
+    found: dict[str, Any] = {}
+    for package, file in _ENUMS:
+        for node in ast.walk(_tree(package, file)):
+            if isinstance(node, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in node.bases):
+                values = [_default(each.value) for each in node.body if isinstance(each, ast.Assign)]
+                found[node.name] = Literal[tuple(value for value in values if isinstance(value, str))]
+    return found
+
+
+@cache
+def _words(name: str) -> list[str]:
+    """The words that TRL compares the setting `name` with."""
+    found: set[str] = set()
+    for package, file in _COMPARED:
+        for node in ast.walk(_tree(package, file)):
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == name:
+                values = [_default(each) for each in node.comparators]
+                found |= {word for each in values for word in ([each] if isinstance(each, str) else each)}
+    return sorted(found)
 
 
 def _default(value: ast.expr | None) -> Any:

@@ -11,7 +11,8 @@ from typing import get_args
 
 import pytest
 
-from pipeline.recipe import NamedLoss, ThinkWeight, load
+from pipeline.recipe import NamedLoss, ThinkWeight
+from pipeline.recipe_file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pipeline", "rewards", "eval")

@@ -10,7 +10,8 @@ from steps import grpo_stage
 
 from eval.chat import Chat
 from pipeline.data import grpo_rows, rollout_rows, sft_rows
-from pipeline.recipe import Data, RecipeError
+from pipeline.problem import RecipeError
+from pipeline.recipe import Data
 
 GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
 

@@ -12,7 +12,8 @@ import pytest
 from pipeline import folder as module
 from pipeline.folder import RunFolder
 from pipeline.manifest import read_sealed, seal
-from pipeline.recipe import Recipe, RecipeError
+from pipeline.problem import RecipeError
+from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKER = """

@@ -22,8 +22,9 @@ from pipeline import grpo
 from pipeline.data import grpo_rows, rollout_rows
 from pipeline.engine import RolloutError, sampling_settings
 from pipeline.grpo import OneModality, RolloutTrainer, check_agreement
-from pipeline.recipe import Data, Recipe, RecipeError
-from pipeline.recipe import load as load_recipe
+from pipeline.problem import RecipeError
+from pipeline.recipe import Data, Recipe
+from pipeline.recipe_file import load as load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRecipe = Callable[..., Recipe]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipe as module
-from pipeline.recipe import RecipeError, load
+from pipeline import cross_check
+from pipeline.problem import RecipeError
+from pipeline.recipe_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -57,7 +58,7 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
     [
         ("name: small", "name: small\nsed: 1", 2, "unknown_key: sed: unknown key. Did you mean 'seed'?"),
         ("dtype: float32", "dtyp: float32", 2, "unknown_key: model.dtyp: unknown key. Did you mean 'dtype'?"),
-        ("cold: {path: rows.jsonl", "sft: {path: rows.jsonl, splt: a", 4, "unknown key. Did you mean 'split'?"),
+        ("rows.jsonl}", "rows.jsonl, splt: a}", 4, "unknown key. Did you mean 'split'?"),
         (
             "start: 0.9",
             "start: 1.9",
@@ -74,14 +75,14 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
         ("max_steps: 3", "loss_type: dft", 12, "reserved_key: sft.trainer.loss_type: the loss is a mean over"),
         ("rows.jsonl}", "rows.jsonl, bad_rows: skip}", 4, "data.cold.bad_rows: Input should be 'stop' or 'drop'"),
         ("max_steps: 3", "eval_strategy: epoch", 6, "eval_data and trainer.eval_strategy (steps or epoch) need each"),
-        ("rewards: [acc", "lora: {r: 4, alpha: 8, load_in_4bit: true}\n    rewards: [acc", 16, "is for sft stages"),
-        ("max_steps: 3", "max_steps: 3\n      max_steps: 4", 13, 'duplicate_key: duplicate key "max_steps"'),
+        ("rewards: [acc", "lora: {r: 4, alpha: 8, load_in_4bit: true}\n    rewards: [acc", 16, "for sft stages only"),
+        ("max_steps: 3", "max_steps: 3\n      max_steps: 4", 13, "duplicate_key: duplicate key 'max_steps', first in"),
         ("[accuracy,", "[acuracy,", 16, "unknown reward 'acuracy'. Known: accuracy, format"),
         ("num_generations: 8", "num_generations: 7", 17, "8 completions, which num_generations 7 does not divide"),
         ("on: [base, sft]", "on: [base, sfd]", 18, "no checkpoint 'sfd'. Did you mean 'sft'?"),
         ("[scienceqa_img]", "[sciencqa]", 18, "no task 'sciencqa'. Shipped: scienceqa_img"),
         ("name: grpo", "name: sft", 13, "stage_name: 'sft' is taken"),
-        ("kind: grpo", "kind: ppo", 13, "does not match any of the expected tags"),
+        ("kind: grpo", "kind: ppo", 14, "grpo.kind: 'ppo' is no kind of stage"),
         ("model: {", "model: {{", 3, "yaml: not valid YAML"),
     ],
 )
@@ -95,7 +96,7 @@ def test_a_mistake_is_named_with_its_line(path: Path, old: str, new: str, line: 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "is_installed", lambda package: False)
+    monkeypatch.setattr(cross_check, "is_installed", lambda package: False)
     path.write_text(GOOD.replace("    trainer:\n", "    lora: {r: 4, alpha: 8, load_in_4bit: true}\n    trainer:\n"))
     [problem] = _problems(path)
     assert problem.startswith(f"ERROR {path}:10 ")
@@ -114,7 +115,7 @@ def test_all_mistakes_come_at_once(path: Path) -> None:
     text = GOOD.replace("learning_rate", "learning_rat").replace("num_generations: 8", "num_generations: 7")
     path.write_text(text.replace("[base, sft]", "[sfd]").replace("accuracy", "acuracy"))
     codes = [problem.split()[3] for problem in _problems(path)]
-    assert codes == ["unknown_checkpoint:", "unknown_key:", "batch_arithmetic:", "reward:"]
+    assert codes == ["unknown_key:", "reward:", "batch_arithmetic:", "unknown_checkpoint:"]
 
 
 def test_an_override_changes_one_value(path: Path) -> None:
@@ -138,7 +139,7 @@ def test_local_paths_are_relative_to_the_recipe(path: Path) -> None:
 
 def test_missing_vllm_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(GOOD.replace("use_vllm: false", "use_vllm: true"))
-    monkeypatch.setattr("pipeline.recipe.is_installed", lambda name: False)
+    monkeypatch.setattr("pipeline.cross_check.is_installed", lambda name: False)
     [problem] = _problems(path)
     assert "pip install 'balanced-thinking[vllm]'" in problem
     assert "use_vllm: false" in problem

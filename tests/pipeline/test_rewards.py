@@ -17,7 +17,8 @@ from pipeline import data
 from pipeline.data import rollout_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
-from pipeline.recipe import Data, Recipe, RecipeError
+from pipeline.problem import RecipeError
+from pipeline.recipe import Data, Recipe
 from rewards.checked import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 

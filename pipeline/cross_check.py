@@ -1,0 +1,199 @@
+"""What no schema can say of a recipe: names that must exist elsewhere in it, arithmetic, packages that it needs."""
+
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eval.task import load_task
+from pipeline.problem import advice
+from pipeline.recipe import GrpoStage, Recipe, SftStage, local, processes
+
+Found = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, what is wrong and what to do
+
+
+def problems(recipe: Recipe, folder: Path) -> list[Found]:
+    """All that is wrong with a recipe of the right form, which lies in `folder`."""
+    found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder)]
+    for index, stage in enumerate(recipe.stages):
+        found += [*_packages(index, stage), *_sft(index, stage)]
+        if stage.kind == "grpo":
+            found += _grpo(index, stage)
+    return found
+
+
+def _references(recipe: Recipe) -> Iterator[Found]:
+    names = [stage.name for stage in recipe.stages]
+    for index, stage in enumerate(recipe.stages):
+        for key in ("data", "eval_data"):
+            data = getattr(stage, key, None)
+            if data is not None and data not in recipe.data:
+                message = f"{stage.name}.{key}: no data {data!r}. {advice(data, list(recipe.data))}"
+                yield ("stages", index, key), "unknown_data", message
+        if stage.name in names[:index] or stage.name in {"base", "eval"}:
+            message = f"{stage.name!r} is taken; names must be unique, not base or eval"
+            yield ("stages", index, "name"), "stage_name", message
+    for index, name in enumerate(recipe.evaluate.on if recipe.evaluate else []):
+        if name not in ["base", *names]:
+            message = f"evaluate.on: no checkpoint {name!r}. {advice(name, ['base', *names])}"
+            yield ("evaluate", "on", index), "unknown_checkpoint", message
+
+
+def _rewards(recipe: Recipe, folder: Path) -> Iterator[Found]:
+    for index, stage in enumerate(recipe.stages):
+        names: list[str] = []
+        for number, reward in enumerate(stage.rewards if stage.kind == "grpo" else []):
+            loc = ("stages", index, "rewards", number)
+            try:
+                names.append(reward.function(folder).__name__)
+            except ValueError as error:
+                yield loc, "reward", f"{stage.name}.rewards: {error}"
+                continue
+            if names.count(names[-1]) > 1:
+                message = f"{stage.name}.rewards: two are called {names[-1]!r}, and the metrics go by name; keep one"
+                yield loc, "reward_name", message
+
+
+def _tasks(recipe: Recipe, folder: Path) -> Iterator[Found]:
+    for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
+        try:
+            load_task(local(task, folder))
+        except ValueError as error:
+            yield ("evaluate", "tasks", index), "task", f"evaluate.tasks: {error}"
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+_TRACKERS = {"wandb", "tensorboard", "trackio", "mlflow", "swanlab"}
+_BITSANDBYTES = re.compile("bnb|paged|lion|(?<!torch)_8bit")  # in the names of optimizers
+_INSTALLED_AS = {
+    "bitsandbytes": "'balanced-thinking[qlora]'",
+    "vllm": "'balanced-thinking[vllm]' on GPUs (on a CPU: see README, install), or set use_vllm: false",
+    "liger_kernel": "liger-kernel",
+}
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported; it is not imported for that."""
+    return importlib.util.find_spec(package) is not None
+
+
+def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+    loc, setting = ("stages", index, "trainer"), stage.trainer
+    for key, package in _needs(stage):
+        if not is_installed(package):
+            where = (*loc, key) if key in setting else ("stages", index, "lora", key)
+            install = f"pip install {_INSTALLED_AS.get(package, package)}"
+            message = f"{stage.name}.{'trainer' if key in setting else 'lora'}.{key} needs {package}: {install}"
+            yield where, "package_missing", message
+
+
+def _needs(stage: SftStage | GrpoStage) -> Iterator[tuple[str, str]]:
+    setting = stage.trainer
+    if setting.get("use_vllm"):
+        yield "use_vllm", "vllm"
+    if setting.get("use_liger_kernel"):
+        yield "use_liger_kernel", "liger_kernel"
+    if setting.get("deepspeed"):
+        yield "deepspeed", "deepspeed"
+    if stage.lora and stage.lora.load_in_4bit:
+        yield "load_in_4bit", "bitsandbytes"
+    trackers = setting.get("report_to") or []
+    for tracker in [trackers] if isinstance(trackers, str) else trackers:
+        if tracker in _TRACKERS:
+            yield "report_to", tracker
+    if _BITSANDBYTES.search(setting.get("optim", "")):
+        yield "optim", "bitsandbytes"
+
+
+# --- arithmetic and what excludes what --------------------------------------------------------------------------------
+
+
+def _sft(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+    if stage.kind == "grpo":
+        if stage.lora and stage.lora.load_in_4bit:
+            message = f"{stage.name}.lora.load_in_4bit: for sft stages only; rollouts would come from another rounding"
+            yield ("stages", index, "lora", "load_in_4bit"), "load_in_4bit", message
+        return
+    if (stage.trainer.get("eval_strategy", "no") != "no") != (stage.eval_data is not None):
+        message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
+        yield ("stages", index), "eval_data", message
+
+
+def _grpo(index: int, stage: GrpoStage) -> Iterator[Found]:
+    setting, loc = stage.settings(), ("stages", index, "trainer")
+    yield from _batches(stage, loc, setting)
+    length, completion = setting["vllm_max_model_length"], setting["max_completion_length"]
+    if setting["use_vllm"] and length is not None and length <= completion:
+        message = (
+            f"{stage.name}.trainer: vllm_max_model_length {length} holds prompt and completion, and "
+            f"max_completion_length is {completion}, which leaves nothing for the prompt"
+        )
+        yield (*loc, "vllm_max_model_length"), "too_long", message
+    corrected = setting["use_vllm"] and setting["vllm_importance_sampling_correction"]
+    if setting["loss_type"] == "vespo" and corrected and setting["vllm_importance_sampling_mode"].startswith("seq"):
+        modes = "token_truncate or token_mask"
+        message = f"{stage.name}.trainer: loss_type vespo needs vllm_importance_sampling_mode {modes}"
+        yield (*loc, "loss_type"), "bad_value", message
+    for key in {"seed", "n"} & (setting["generation_kwargs"] or {}).keys():
+        message = f"{stage.name}.trainer.generation_kwargs.{key}: leave it out; {_NOT_FOR_GROUPS[key]}"
+        yield (*loc, "generation_kwargs"), "reserved_key", message
+    if stage.difficulty and stage.difficulty.lowest > stage.difficulty.highest:
+        message = f"{stage.name}.difficulty: lowest {stage.difficulty.lowest} is above highest"
+        yield ("stages", index, "difficulty"), "bad_value", message
+
+
+_NOT_FOR_GROUPS = {
+    "seed": "with one, all completions of a group would be the same",
+    "n": "num_generations says how many completions a prompt gets",
+}
+
+
+def _batches(stage: GrpoStage, loc: tuple[Any, ...], setting: dict[str, Any]) -> Iterator[Found]:
+    steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
+    total, group = stage.completions_per_generation(), setting["num_generations"]
+    if setting["steps_per_generation"] and setting["generation_batch_size"]:
+        message = f"{stage.name}.trainer: steps_per_generation and generation_batch_size say the same; keep one"
+        yield (*loc, "generation_batch_size"), "batch_arithmetic", message
+        return
+    batch = setting["per_device_train_batch_size"]
+    whole = batch * processes()
+    if setting["generation_batch_size"] and total % whole:
+        message = (
+            f"{stage.name}.trainer: generation_batch_size {total} is no multiple of per_device_train_batch_size "
+            f"{batch} x {processes()} processes = {whole}"
+        )
+        yield (*loc, "generation_batch_size"), "batch_arithmetic", message
+        return
+    if total % group:
+        message = (
+            f"{stage.name}.trainer: per_device_train_batch_size {batch} x {processes()} processes x {steps} steps a "
+            f"generation = {total} completions, which num_generations {group} does not divide"
+        )
+        if "WORLD_SIZE" not in os.environ:
+            message += f"; a multiple of {group // math.gcd(total, group)} processes would do, from a launcher"
+        yield loc, "batch_arithmetic", message
+    yield from _save_points(stage, (*loc, "save_steps"), total, setting)
+
+
+def _save_points(stage: GrpoStage, loc: tuple[Any, ...], completions: int, setting: dict[str, Any]) -> Iterator[Found]:
+    """That each save falls between two generations: the completions of one are in no checkpoint."""
+    save, accumulation, passes = (
+        setting[key] for key in ("save_steps", "gradient_accumulation_steps", "num_iterations")
+    )
+    saves = setting["save_strategy"] == "steps" and save >= 1 and not 0 < setting["max_steps"] <= save
+    per_generation = max(completions // (setting["per_device_train_batch_size"] * processes()), 1)
+    every = per_generation * passes
+    if not saves or save * accumulation % every == 0:
+        return
+    unit = every // math.gcd(every, accumulation)
+    message = (
+        f"{stage.name}.trainer.save_steps: {save:g} steps x gradient_accumulation_steps {accumulation} = "
+        f"{save * accumulation:g} batches; a generation serves steps_per_generation {per_generation} x num_iterations "
+        f"{passes} = {every}: a checkpoint within one cannot be resumed exactly. A multiple of {unit} can, such as "
+        f"{math.ceil(save / unit) * unit}"
+    )
+    yield loc, "save_steps", message
