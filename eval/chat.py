@@ -3,6 +3,7 @@
 Training, rollouts and evaluation all render prompts and read responses here, so they cannot disagree.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -91,6 +92,11 @@ class Chat:
     def reads_back(self, ids: Sequence[int], think: str, answer: str) -> bool:
         """Whether `ids`, read as a response, are still this think trace and answer."""
         return parse(self.response(ids)) == Response(think.strip(), answer.strip())
+
+    def digest(self) -> str:
+        """Names the processor, with its template and all of its vocabulary."""
+        parts = [repr(self.processor), self.processor.chat_template, sorted(self.tokenizer.get_vocab().items())]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def check_template(self) -> None:
         """That a plain response survives the template, ends, and follows the prompt that rollouts start from.

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from eval.decode import Decoded, Decoder
 from eval.files import write_json, write_text
-from eval.rows import read
+from eval.rows import good, read
 from eval.scores import scores
 from eval.task import Task
 from rewards.accuracy import verdicts
@@ -39,9 +39,7 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
         decoder: the loaded checkpoint; it serves all tasks.
         title: what the progress bar says.
     """
-    rows = read(task.source())
-    if "malformed" in rows.column_names:  # such a row has no answer to compare with
-        rows = rows.filter(lambda reason: reason is None, input_columns="malformed")
+    rows = good(read(task.source()))
     rows = rows.select(range(min(task.limit or len(rows), len(rows))))
     lines = respond(decoder, rows, task.max_new_tokens, decoding, title)
     state = process_state()

@@ -1,26 +1,34 @@
 """Rows: the one canonical form of a question, read from each supported data format, and the prompt made of it.
 
-A canonical row has `id`, `question`, `images` (a list, possibly empty), `answer`, and, where the data has them,
-`think`, `kind` and `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
+A canonical row has `id`, `question`, `answer`, and, where the data has them, `images` (a list), `think`, `kind` and
+`choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from rewards.response import SYSTEM_PROMPT, Response, parse
+from eval import formats, images
+from eval.formats import REPLACED, REQUIRED, Format, canonical
+from eval.images import BadRow, located
+from rewards import response
+from rewards.response import SYSTEM_PROMPT
 
 if TYPE_CHECKING:
     import datasets
 
-Format = Literal["rows", "vision_r1", "scienceqa"]
+PEEKED = 1000  # rows from which the types of a JSON file's own columns are taken
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: the same five settings for training data and evaluation tasks."""
+    """Where rows come from: the same settings for training data and evaluation tasks."""
 
     path: str  # a folder, a .jsonl, .json or .parquet file, or a hub id
     format: Format = "rows"
@@ -28,76 +36,37 @@ class Source:
     revision: str | None = None
     images: str | None = None  # the folder that image paths in the rows are relative to
     config: str | None = None  # the hub data set's configuration
+    columns: dict[str, str] = field(default_factory=dict)  # the format's name of a column: the data's own
 
 
 def read(source: Source, first: int | None = None) -> "datasets.Dataset":
     """The rows of `source` in canonical form, or the `first` few; an image is decoded only when its row is used.
 
-    Where a row holds a response that the grammar rejects (`vision_r1`), its column `malformed` has the reason.
+    A column is there only if a row has something in it. Rows that cannot be read keep their place: `code` and
+    `problem` say what is wrong with them, and are None for the others.
 
     Raises:
-        ValueError: a column that the format needs is missing, or no row is left.
+        ValueError: a column that the format needs is missing, or there is no row.
     """
-    from datasets import Value
-
-    table = _load(source, first)
-    if source.format == "rows" and "problem" in table.column_names:  # geometry3k and its like
-        table = table.rename_column("problem", "question")
-    if source.format == "rows" and "answer" in table.column_names:  # numbers too: an answer is text
-        table = table.cast_column("answer", Value("string"))
-    missing = _REQUIRED[source.format] - set(table.column_names)
-    if missing:
-        raise ValueError(
-            f"{source.path}: format {source.format!r} needs the columns {sorted(_REQUIRED[source.format])}; "
-            f"missing: {sorted(missing)}, found: {table.column_names}"
-        )
-    root = Path(source.images) if source.images else Path(source.path).parent
-    rows = undecoded(table).map(
-        _CANONICAL[source.format], with_indices=True, remove_columns=_replaced(table.column_names), desc="reading rows"
-    )
+    files = _json_files(source)
+    rows = _from_json(source, files, first) if files else _from_table(source, first)
     if len(rows) == 0:
         raise ValueError(f"{source.path}: no row")
-    return _with_images(rows, root)
+    empty = [name for name in _FEATURES() if name in rows.column_names and _is_empty(rows, name)]
+    return rows.remove_columns(empty)
+
+
+def good(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """The rows that could be read."""
+    if "code" not in rows.column_names:
+        return rows
+    kept = [index for index, code in enumerate(rows["code"][:]) if code is None]
+    return rows.select(kept).remove_columns(["code", "problem"])
 
 
 def prompt(question: str) -> list[dict[str, str]]:
     """The conversation that asks `question`, in the grammar of `rewards.response`."""
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
-
-
-_REQUIRED = {
-    "rows": {"question", "answer"},
-    "vision_r1": {"conversations"},
-    "scienceqa": {"question", "choices", "answer", "image"},
-}
-
-_REPLACED = {"id", "question", "image", "images", "answer", "choices", "hint", "conversations"}
-
-
-def _load(source: Source, first: int | None) -> "datasets.Dataset":
-    import datasets
-
-    table = _table(source, streaming=first is not None)
-    if first is not None and isinstance(table, datasets.IterableDataset):
-        return datasets.Dataset.from_list(list(table.take(first)), features=table.features)
-    return table if first is None else table.select(range(min(first, len(table))))
-
-
-def _table(source: Source, streaming: bool) -> Any:
-    """A data set; one that is read row by row, where `streaming` spares the whole of it."""
-    import datasets
-
-    path = Path(source.path)
-    if path.suffix in {".jsonl", ".json", ".parquet"}:
-        if not path.is_file():
-            raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
-        kind = {".jsonl": "json"}.get(path.suffix, path.suffix.removeprefix("."))
-        return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=streaming)
-    if (path / "state.json").is_file():
-        return datasets.load_from_disk(str(path))
-    return datasets.load_dataset(
-        source.path, source.config, split=source.split, revision=source.revision, streaming=streaming
-    )
 
 
 def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
@@ -112,89 +81,225 @@ def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
     return table
 
 
-def _replaced(columns: list[str]) -> list[str]:
-    """Columns that the canonical form replaces; others stay, for rewards that read them."""
-    return [name for name in columns if name in _REPLACED]
-
-
-def _row(values: dict[str, Any], index: int) -> dict[str, Any]:
-    """Format `rows`: the canonical form itself; `id`, `images`, `think`, `kind` and `choices` may be absent."""
-    choices = values.get("choices") or None
-    return {
-        "id": str(values.get("id", index)),
-        "question": _with_options(_without_markers(values["question"]), choices),
-        "images": _image_list(values),
-        "answer": str(values["answer"]),
-        "choices": choices,
-    }
-
-
-def _vision_r1(values: dict[str, Any], index: int) -> dict[str, Any]:
-    """Format `vision_r1` (Osilly/Vision-R1-cold): both of its files, with their different roles and image columns.
-
-    The question's `<image>` marker and the answer's "Final Answer:" prefix are removed; a row that the grammar rejects
-    gets `malformed`, the reason.
-    """
-    turns = {turn["from"]: turn["value"] for turn in values["conversations"]}
-    question = turns.get("user", turns.get("human", ""))
-    response = parse(turns.get("assistant", turns.get("gpt", "")))
-    think, answer, malformed = "", "", None
-    if isinstance(response, Response):
-        think, answer = response.think, response.answer.removeprefix("Final Answer:").strip()
-    else:
-        malformed = str(response.reason)
-    return {
-        "id": str(values.get("id", index)),
-        "question": _without_markers(question),
-        "images": _image_list(values),
-        "think": think,
-        "answer": answer,
-        "malformed": malformed,
-    }
-
-
-def _scienceqa(values: dict[str, Any], index: int) -> dict[str, Any]:
-    """Format `scienceqa` (lmms-lab's): the hint as context, lettered options, the answer's index as its letter."""
-    context = f"Context: {values['hint']}\n" if values.get("hint") else ""
-    return {
-        "id": str(values.get("id", index)),
-        "question": context + _with_options(values["question"], values["choices"]),
-        "images": _image_list(values),
-        "answer": ascii_uppercase[values["answer"]],
-        "kind": "choice",
-        "choices": values["choices"],
-    }
-
-
-_CANONICAL: dict[Format, Callable[[dict[str, Any], int], dict[str, Any]]] = {
-    "rows": _row,
-    "vision_r1": _vision_r1,
-    "scienceqa": _scienceqa,
-}
-
-
-def _image_list(values: dict[str, Any]) -> list[Any]:
-    """The images of a row that has several under `images`, one under `image`, or none."""
-    images = values.get("images") or values.get("image") or []
-    return images if isinstance(images, list) else [images]
-
-
-def _without_markers(question: str) -> str:
-    """The question without `<image>`: a prompt's images stand before its text, put there by the chat template."""
-    return question.replace("<image>", "").strip()
-
-
-def _with_options(question: str, choices: list[str] | None) -> str:
-    options = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices or [], strict=False)]
-    return "\n".join([question, *options])
-
-
-def _with_images(rows: "datasets.Dataset", root: Path) -> "datasets.Dataset":
-    """Image paths made absolute, the column typed as images; no column at all where no row has an image."""
+def _FEATURES() -> dict[str, Any]:
     from datasets import Image, List, Value
 
-    if not any(rows["images"]):
-        return rows.remove_columns("images")
-    if rows.features["images"] == List(Value("string")):
-        rows = rows.map(lambda paths: {"images": [str(root / path) for path in paths]}, input_columns="images")
-    return rows.cast_column("images", List(Image()))
+    text = Value("string")
+    canonical = dict.fromkeys(("id", "question", "answer", "think", "kind", "code", "problem"), text)
+    return canonical | {"choices": List(text), "images": List(Image())}
+
+
+def _is_empty(rows: "datasets.Dataset", name: str) -> bool:
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    if name in {"id", "question", "answer"}:
+        return False
+    chunks = rows.with_format("arrow").select_columns(name).iter(batch_size=10_000)
+    sizes = pc.list_value_length if name in {"choices", "images"} else pc.is_valid
+    return not any(pc.any(pc.cast(sizes(chunk[name]), "bool")).as_py() for chunk in chunks)
+
+
+def _canonical(source: Source, values: Any, index: int, roots: list[Path]) -> dict[str, Any]:
+    """A row in canonical form; if it cannot be, the reason, and a place holder for the rest."""
+    row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "code", "problem"))
+    row |= {"id": str(index), "question": "", "answer": "", "images": []}
+    try:
+        if isinstance(values, BadRow):
+            raise values
+        values = _renamed(source, values)
+        row["id"] = str(values.get("id", index))
+        row |= canonical(source.format, values, index)
+        row["images"] = [located(item, roots) for item in row["images"]]
+    except BadRow as problem:
+        row |= {"images": [], "code": problem.code, "problem": str(problem)}
+    except (KeyError, TypeError, AttributeError) as error:  # a value of another shape than the format's
+        shape = f"not a row of format {source.format!r}: {type(error).__name__} {error}"
+        row |= {"images": [], "code": "row_shape", "problem": shape}
+    return row
+
+
+def _renamed(source: Source, values: dict[str, Any]) -> dict[str, Any]:
+    others = {theirs: ours for ours, theirs in source.columns.items()}
+    return {others.get(name, name): value for name, value in values.items()} if others else values
+
+
+def _check_columns(source: Source, found: list[str]) -> None:
+    """Raises: ValueError: the format needs others."""
+    names = _renamed(source, dict.fromkeys(found)).keys()
+    missing = [name for name in REQUIRED[source.format] if not {*name.split("|")} & {*names, *source.columns}]
+    unknown = [theirs for theirs in source.columns.values() if theirs not in found]
+    if missing or unknown:
+        needed = " and ".join(name.replace("|", " or ") for name in REQUIRED[source.format])
+        raise ValueError(
+            f"{source.path}: format {source.format!r} needs the columns {needed}; "
+            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(found)}. Name yours with `columns`"
+        )
+
+
+def _fingerprint(*parts: Any) -> str:
+    """Names what was made of `parts` by these rules: the key under which datasets keeps it."""
+    return hashlib.sha256(json.dumps([*parts, _rules()], default=str).encode()).hexdigest()[:32]
+
+
+@cache
+def _rules() -> list[str]:
+    files = [__file__, formats.__file__, images.__file__, response.__file__]
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+
+
+# --- tables: hub data sets, parquet, saved data sets, folders of images -----------------------------------------------
+
+
+def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
+    import datasets
+
+    table = undecoded(_head(source, first))
+    _check_columns(source, table.column_names)
+    extras = {name: kind for name, kind in table.features.items() if name not in _replaced(source)}
+    roots = [*_roots(source), Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
+    return table.map(
+        lambda values, index: _canonical(source, values, index, roots),
+        with_indices=True,
+        remove_columns=[name for name in table.column_names if name not in extras],
+        features=datasets.Features(_FEATURES() | extras),
+        new_fingerprint=_fingerprint(table._fingerprint, asdict(source)),
+        desc="reading rows",
+    )
+
+
+def _replaced(source: Source) -> set[str]:
+    """The data's names of the columns that the canonical row replaces."""
+    return {source.columns.get(name, name) for name in REPLACED | _FEATURES().keys()}
+
+
+def _roots(source: Source) -> list[Path]:
+    path = Path(source.path)
+    return [Path(source.images) if source.images else path if path.is_dir() else path.parent]
+
+
+def _head(source: Source, first: int | None) -> "datasets.Dataset":
+    import datasets
+
+    table = _table(source, streaming=first is not None)
+    if first is not None and isinstance(table, datasets.IterableDataset):
+        return datasets.Dataset.from_list(list(undecoded(table).take(first)), features=undecoded(table).features)
+    return table if first is None else table.select(range(min(first, len(table))))
+
+
+def _table(source: Source, streaming: bool) -> Any:
+    """A data set; one that is read row by row, where `streaming` spares the whole of it."""
+    import datasets
+
+    path = Path(source.path)
+    if path.suffix == ".parquet":
+        if not path.is_file():
+            raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
+        return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
+    if (path / "state.json").is_file():
+        return datasets.load_from_disk(str(path))
+    return datasets.load_dataset(
+        source.path, source.config, split=source.split, revision=source.revision, streaming=streaming
+    )
+
+
+# --- JSON lines and JSON arrays: read row by row, so that one bad line costs one row ----------------------------------
+
+
+def _json_files(source: Source) -> list[Path]:
+    """The JSON files at the source's path; of a folder's, those of its split where their names say one."""
+    path = Path(source.path)
+    if path.suffix in {".jsonl", ".json"}:
+        if not path.is_file():
+            raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
+        return [path]
+    if not path.is_dir() or (path / "state.json").exists():
+        return []
+    files = sorted(path.glob("*.jsonl"))
+    if any(file.name == "metadata.jsonl" for file in files) or any(path.glob("*.parquet")):
+        return []  # a folder of images, or of tables
+    return [file for file in files if re.search(rf"\b{re.escape(source.split)}\b", file.stem)] or files
+
+
+def _from_json(source: Source, files: list[Path], first: int | None) -> "datasets.Dataset":
+    from datasets import Dataset, Features
+    from datasets.exceptions import DatasetGenerationError
+
+    peeked = list(islice(_json_rows(files), PEEKED))
+    rows = [row for row in peeked if isinstance(row, dict)]
+    if peeked and not rows:
+        raise ValueError(f"{files[0]}: neither JSON lines nor an array of objects: {peeked[0]}")
+    _check_columns(source, list(dict.fromkeys(name for row in rows for name in row)))
+    extras = _types(rows, _replaced(source))
+    features, roots = Features(_FEATURES() | extras), _roots(source)
+    if first is not None:
+        return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=features)
+    contents = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in files]
+    try:
+        return Dataset.from_generator(
+            lambda: _json_canonical(source, _json_rows(files), extras, roots),
+            features=features,
+            fingerprint=_fingerprint(contents, asdict(source), list(map(str, roots)), extras),
+        )
+    except DatasetGenerationError as error:
+        raise ValueError(f"{source.path}: a column has values of several types: {error.__cause__}") from error
+
+
+def _json_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:
+    for file in files:
+        with file.open("rb") as lines:
+            start = lines.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")
+            lines.seek(0)
+            yield from _array(lines) if start.startswith(b"[") else _lines(lines)
+
+
+def _lines(lines: Any) -> Iterator[dict[str, Any] | BadRow]:
+    blank = 0
+    for line in lines:
+        if not line.strip():
+            blank += 1  # reported if a row follows: rows are counted as an editor counts lines
+            continue
+        yield from (BadRow("json", "a blank line") for _ in range(blank))
+        blank = 0
+        try:
+            row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+            yield row if isinstance(row, dict) else BadRow("json", f"not an object: {row!s:.80}")
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError too
+            yield BadRow("json", f"not valid JSON: {error}")
+
+
+def _array(file: Any) -> Iterator[dict[str, Any] | BadRow]:
+    """The objects of an array, one after the other: Vision-R1's files are hundreds of megabytes."""
+    import ijson
+
+    try:
+        for row in ijson.items(file, "item", use_float=True):
+            yield row if isinstance(row, dict) else BadRow("json", f"not an object: {row!s:.80}")
+    except ijson.JSONError as error:
+        yield BadRow("json", f"not valid JSON from here on: {error}")
+
+
+def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: list[Path]) -> Iterator[dict[str, Any]]:
+    from datasets import Value
+
+    for index, values in enumerate(rows):
+        own = {name: values.get(name) if isinstance(values, dict) else None for name in extras}
+        for name, value in own.items():
+            if extras[name] == Value("string") and value is not None and not isinstance(value, str):
+                own[name] = json.dumps(value)
+        yield own | _canonical(source, values, index, roots)
+
+
+def _types(rows: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
+    """The types of the data's own columns; text, as JSON, where the rows disagree."""
+    import pyarrow as pa
+    from datasets import Value
+    from datasets.features.features import generate_from_arrow_type
+
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name not in replaced):
+        try:
+            kind = pa.array([row.get(name) for row in rows]).type
+            found[name] = Value("string") if pa.types.is_null(kind) else generate_from_arrow_type(kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            found[name] = Value("string")
+    return found

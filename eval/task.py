@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 
-from eval.rows import Format, Source
+from eval.formats import Format
+from eval.rows import Source
 
 SHIPPED = Path(__file__).parent / "tasks"
 
@@ -24,11 +25,12 @@ class Task(BaseModel):
     split: str = "test"
     revision: str | None = None
     images: str | None = None
+    columns: dict[str, str] = {}  # the format's name of a column: the data's own
     limit: int | None = Field(default=None, gt=0)  # the first so many rows; None = all
     max_new_tokens: int = Field(gt=0)
 
     def source(self) -> Source:
-        return Source(self.path, self.format, self.split, self.revision, self.images, self.config)
+        return Source(self.path, self.format, self.split, self.revision, self.images, self.config, self.columns)
 
 
 @lru_cache

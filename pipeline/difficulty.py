@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from eval.decode import Decoder
 from eval.evaluate import Decoding, process_state, respond
 from eval.files import write_json
-from pipeline.data import rollout_rows, tell
+from pipeline.data import held_out, rollout_rows, tell
 from pipeline.recipe import GrpoStage, Recipe
 from rewards.verify import Outcome
 
@@ -25,7 +25,7 @@ def measure(recipe: Recipe, stage: GrpoStage, model_in: str, file: Path, title: 
     """
     assert stage.difficulty is not None
     decoder, setting = Decoder(model_in, recipe.model.dtype, recipe.revision_of(model_in)), stage.settings()
-    rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage)
+    rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage, held_out(recipe, stage))
     batch_size = recipe.evaluate.batch_size if recipe.evaluate else 64
     decoding = Decoding(batch_size, stage.difficulty.samples, setting["temperature"], recipe.seed)
     lines = respond(decoder, rows, setting["max_completion_length"], decoding, title, greedy=False)

@@ -36,19 +36,6 @@ def computing_in(dtype: str) -> Iterator[None]:
         vllm_generation.LLM = whole
 
 
-def sampling_settings(own: dict[str, Any], banned: list[int], use_vllm: bool) -> dict[str, Any]:
-    """`own`, a recipe's `generation_kwargs`, with image placeholders kept out of completions whatever it says.
-
-    A sampled one stops the step with "Image features and image tokens do not match". TRL 1.16 bans only the image token
-    itself, only without vLLM, and not where the recipe suppresses tokens of its own.
-    """
-    if not banned:
-        return own
-    if use_vllm:
-        return {**own, "logit_bias": {**own.get("logit_bias", {}), **dict.fromkeys(banned, -100.0)}}
-    return {**own, "suppress_tokens": sorted({*own.get("suppress_tokens", []), *banned})}
-
-
 # --- server mode ------------------------------------------------------------------------------------------------------
 
 

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import RepeatSampler
 
 from eval.chat import Chat
-from eval.decode import vision_token_ids
 from pipeline import engine
+from pipeline.arguments import grpo_arguments
 from pipeline.checkpoints import ResumableTrainer
-from pipeline.data import grpo_rows, has_images, rollout_rows, tell
+from pipeline.data import grpo_rows, has_images, held_out, rollout_rows, tell
 from pipeline.difficulty import within
 from pipeline.dynamic_sampling import Rollouts, replace_groups
-from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
+from pipeline.handoff import Finished, adapter_settings, save_model
 from pipeline.problem import mistakes
 from pipeline.progress import show_progress
 from pipeline.recipe import GrpoStage, Recipe
@@ -35,15 +35,11 @@ def run(
 
     `title` heads the progress bar; `pass_rates` by row id choose the rows, where the stage has a `difficulty`.
     """
-    settings = trainer_settings(recipe, stage.trainer, model_in, out)
-    settings |= {"log_completions": True, "num_completions_to_print": 0}
-    settings["reward_weights"] = [reward.weight for reward in stage.rewards]
     with mistakes(recipe.name, f"{stage.name}_inputs"):
-        chat = Chat(model_in, settings["model_init_kwargs"]["revision"])
-        own, use_vllm = stage.trainer.get("generation_kwargs") or {}, stage.trainer.get("use_vllm", False)
-        settings["generation_kwargs"] = engine.sampling_settings(own, vision_token_ids(chat.config), use_vllm)
-        args, data = GRPOConfig(**settings), recipe.data[stage.data]
-        rows = rollout_rows(data, chat, stage)
+        chat, data = Chat(model_in, recipe.revision_of(model_in)), recipe.data[stage.data]
+        args = grpo_arguments(recipe, stage, model_in, out, chat.config)
+        with args.main_process_first(desc="rows"):  # the others take them from its cache
+            rows = rollout_rows(data, chat, stage, held_out(recipe, stage))
         rows = grpo_rows(within(rows, stage, pass_rates) if pass_rates else rows, data, stage)
         if args.vllm_enable_sleep_mode and not torch.cuda.is_available():
             raise ValueError("vllm_enable_sleep_mode: vLLM sleeps on GPUs only; leave it out on a CPU")

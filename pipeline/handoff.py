@@ -1,16 +1,15 @@
-"""What crosses the border between two stages, a full checkpoint in a folder, and what a trainer starts with."""
+"""What crosses the border between two stages: a full checkpoint in a folder."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
 
 from pipeline.manifest import room
-from pipeline.recipe import Lora, Recipe
+from pipeline.recipe import Lora
 
 
 @dataclass(frozen=True)
@@ -19,22 +18,6 @@ class Finished:
 
     steps: int
     rollouts: str | None  # `vllm` or `transformers`; None for sft
-
-
-def trainer_settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path) -> dict[str, Any]:
-    """The recipe's `trainer` block with what the pipeline decides (output, seed, precision, device) around it."""
-    on_cpu = not torch.cuda.is_available()
-    return {
-        "report_to": "none",
-        "log_level_replica": "error",
-        "save_total_limit": 2,  # our choice: the newest, and one more should it be damaged
-        "use_cpu": on_cpu,
-        "bf16": recipe.model.dtype == "bfloat16",
-        **trainer,
-        "output_dir": str(out / "checkpoints"),
-        "seed": recipe.seed,
-        "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": recipe.revision_of(model_in)},
-    }
 
 
 def adapter_settings(lora: Lora | None, dtype: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line: read the recipe, then do what is not done yet, each stage in a clean process."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -14,7 +15,6 @@ from pipeline.manifest import disk_full, is_full
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import load
-from pipeline.reward_check import check_rewards
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("recipe", type=Path, help="a YAML file, such as recipes/full.yaml")
     parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="one value changed for this run")
     parser.add_argument("--check", action="store_true", help="print every problem and run nothing; exit code 2 if any")
+    parser.add_argument("--sample", type=int, metavar="N", help="with --check: read N rows of each data set")
+    parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and TRL's arguments")
+    parser.add_argument("--schema", action=_PrintSchema, nargs=0, help="print the JSON schema of recipes, for editors")
     parser.add_argument("--fresh", action="store_true", help="start anew; the run folder must be empty")
     parser.add_argument("--allow-changed", action="store_true", help="go on though recipe, data or processes changed")
     parser.add_argument("--json", action="store_true", help="with --check: one JSON object a line")
@@ -36,9 +39,14 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault(name, value)
     try:
         recipe = load(options.recipe, options.overrides)
-        if options.check:
-            check_rewards(recipe, sys.stderr if options.json else sys.stdout)
-            _print_plan(recipe, options.json)
+        if options.print_recipe:
+            _prepare_libraries()
+            from pipeline.arguments import resolved
+
+            print(resolved(recipe), end="")
+        elif options.check:
+            _prepare_libraries()
+            return _check(recipe, options.sample, options.json)
         else:
             preemption.listen()
             _prepare_libraries()
@@ -57,6 +65,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+class _PrintSchema(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(json.dumps(Recipe.model_json_schema(), indent=1))
+        parser.exit()
+
+
 def _prepare_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
@@ -69,7 +83,8 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TQDM_DISABLE": "1",  # the libraries' bars; ours say otherwise
+    "TQDM_DELAY": "5",  # a bar of the libraries' shows what takes longer
+    "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
     "TRANSFORMERS_VERBOSITY": "error",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -86,11 +101,18 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def _print_plan(recipe: Recipe, as_json: bool) -> None:
+def _check(recipe: Recipe, first: int | None, as_json: bool) -> int:
+    from pipeline.check import check, describe
+
+    root = Path("runs") / recipe.name
+    report = check(recipe, root, sys.stderr if as_json else sys.stdout, first)
+    if report.problems:
+        raise RecipeError(report.problems)
     if not as_json:
-        print(
-            f"{recipe.name}: no problem found. {len(recipe.stages)} stages: {', '.join(s.label for s in recipe.stages)}"
-        )
+        rows = f"the first {first} rows of each data set were read" if first else "every row was read"
+        print(f"{recipe.name}: no problem found; {rows}")
+    describe(report, root, sys.stdout, as_json)
+    return 0
 
 
 def _print_problems(problems: list[Problem], as_json: bool) -> None:

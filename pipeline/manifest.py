@@ -93,13 +93,13 @@ def room(folder: Path, need: int, what: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise disk_full(folder, f"{what} needs {_size(need)}, and {_size(free)} are free")
+        raise disk_full(folder, f"{what} needs {size(need)}, and {size(free)} are free")
     try:
         yield
     except Exception as error:
         free = shutil.disk_usage(folder).free
         if is_full(error) or free < need:
-            message = f"{what} needs {_size(need)}, and there was no room for all of it ({_size(free)} are free now)"
+            message = f"{what} needs {size(need)}, and there was no room for all of it ({size(free)} are free now)"
             raise disk_full(folder, message) from error
         raise
 
@@ -110,5 +110,5 @@ def disk_full(where: Path | str, message: str) -> RecipeError:
     return RecipeError([Problem(str(where), "disk_full", f"disk full: {message}; {advice}")])
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

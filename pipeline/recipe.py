@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-from eval.rows import Format, Source
+from eval.formats import Format
+from eval.rows import Source
 from pipeline.trl_fields import TrainerBlock, fields
 from rewards.checked import OnError, checked
 from rewards.load import load_reward
@@ -31,6 +32,7 @@ class Data(Strict):
     split: str = "train"
     revision: str | None = None
     images: str | None = None  # the folder that image paths in the rows are relative to
+    columns: dict[str, str] = {}  # the format's name of a column: the data's own
     bad_rows: Literal["stop", "drop"] = "stop"  # rows that would be trained wrongly: refuse to run, or leave out
 
     def source(self) -> Source:
@@ -79,6 +81,12 @@ class Reward(BaseModel):
         return checked(loaded, self.bound, on_error or self.on_error)
 
 
+_NamedOrWhole = Annotated[
+    Reward,
+    BeforeValidator(lambda use: {"use": use} if isinstance(use, str) else use, json_schema_input_type=str | Reward),
+]
+
+
 def processes() -> int:
     """Of this job; a launcher says so."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -118,13 +126,22 @@ _RESERVED_GRPO = {
 RESERVED = {"sft": _RESERVED_BOTH | _RESERVED_SFT, "grpo": _RESERVED_BOTH | _RESERVED_GRPO}
 
 
-class SftStage(Strict):
-    kind: Literal["sft"]
+class _Stage(Strict):
+    kind: str
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     data: str
+    lora: Lora | None = None
+    trainer: dict[str, Any] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """`trainer` with TRL's defaults for all that it leaves out."""
+        return {key: field.default for key, field in fields(self.kind).items()} | self.trainer
+
+
+class SftStage(_Stage):
+    kind: Literal["sft"]
     eval_data: str | None = None  # rows for the losses that `eval_strategy` asks for
     loss: Loss
-    lora: Lora | None = None
     trainer: Annotated[dict[str, Any], TrainerBlock("sft", {*RESERVED["sft"]})] = {}  # trl.SFTConfig
 
     @property
@@ -140,22 +157,15 @@ class Difficulty(Strict):
     highest: float = Field(ge=0, le=1)
 
 
-class GrpoStage(Strict):
+class GrpoStage(_Stage):
     kind: Literal["grpo"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
-    data: str
-    rewards: list[Reward] = Field(min_length=1)
+    rewards: list[_NamedOrWhole] = Field(min_length=1)
     max_logp_difference: float = Field(default=0.1, gt=0)  # nats; above it, the engine's weights are stale: stop
     rollout_timeout: float = Field(default=120.0, gt=0)  # seconds without progress of vLLM after which the run ends
     mixed_rows: Literal["stop", "split"] = "stop"  # rows with images and rows without: refuse, or ask in turns
     dynamic_sampling: int = Field(default=0, ge=0)  # rounds in which groups without contrast are replaced (DAPO)
     difficulty: Difficulty | None = None
-    lora: Lora | None = None
     trainer: Annotated[dict[str, Any], TrainerBlock("grpo", {*RESERVED["grpo"]})] = {}  # trl.GRPOConfig
-
-    def settings(self) -> dict[str, Any]:
-        """`trainer` with TRL's defaults for all that it leaves out."""
-        return {key: field.default for key, field in fields("grpo").items()} | self.trainer
 
     def completions_per_generation(self) -> int:
         """Completions that all processes of this job roll out together."""
@@ -163,14 +173,6 @@ class GrpoStage(Strict):
         steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
         total = setting["generation_batch_size"] or setting["per_device_train_batch_size"] * steps * processes()
         return int(total)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_are_rewards(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("rewards"), list):
-            rewards = [{"use": reward} if isinstance(reward, str) else reward for reward in values["rewards"]]
-            return {**values, "rewards": rewards}
-        return values
 
     @property
     def label(self) -> str:

@@ -1,12 +1,13 @@
 """The recipe's rewards tried before a run: what each pays for right, wrong, malformed and empty completions."""
 
 from itertools import islice
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-from eval.rows import read
+from eval.images import BadRow, Image, check
+from eval.rows import Source, good, read, undecoded
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import GrpoStage, Recipe
 from pipeline.recipe_file import where
@@ -17,12 +18,11 @@ from rewards.trial import COMPLETIONS, Trial, try_reward
 ROWS = 8  # of the stage's data
 
 
-def check_rewards(recipe: Recipe, out: TextIO, data_is_here: bool = False) -> None:
+def check_rewards(recipe: Recipe, out: TextIO, first: int | None = None) -> None:
     """Try every reward of the recipe; print a table for each stage and a warning for what teaches something else.
 
     Args:
-        data_is_here: the whole data was read before and is in the cache. If not, only the first rows are fetched, and
-            where they cannot be reached, that is said and the rewards are not tried.
+        first: rows of the data that are read; all of it by default, which was read before and is in the cache.
 
     Raises:
         RecipeError: a reward raised, or returned what none may.
@@ -30,17 +30,20 @@ def check_rewards(recipe: Recipe, out: TextIO, data_is_here: bool = False) -> No
     problems: list[Problem] = []
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "grpo":
-            problems += _check_stage(recipe, index, stage, out, None if data_is_here else ROWS)
+            problems += _check_stage(recipe, index, stage, out, first)
     if problems:
         raise RecipeError(problems)
 
 
 def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, first: int | None) -> list[Problem]:
     try:
-        rows = [dict(row) for row in islice(read(recipe.data[stage.data].source(), first), ROWS)]
+        rows = _rows(recipe.data[stage.data].source(), first)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {reason}", file=out)
+        return []
+    if not rows:
+        print(f"{stage.name}: rewards not tried, no row of data {stage.data!r} can be used", file=out)
         return []
     trials: list[Trial] = []
     problems: list[Problem] = []
@@ -56,6 +59,20 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
         message = f"{stage.name}.rewards: none gives a value, even for right answers, so nothing would be learned"
         problems.append(Problem(where(recipe, "stages", index, "rewards"), "reward", message))
     return problems
+
+
+def _rows(source: Source, first: int | None) -> list[dict[str, Any]]:
+    """The first few rows with nothing wrong in them, as a reward gets them."""
+    table = good(read(source, first))
+    sound = (index for index, row in enumerate(undecoded(table)) if _sound(row.get("images") or []))
+    return [dict(row) for row in table.select(list(islice(sound, ROWS)))]
+
+
+def _sound(images: list[Image]) -> bool:
+    try:
+        return all(map(check, images))
+    except BadRow:
+        return False
 
 
 def _total(stage: GrpoStage, trials: list[Trial]) -> Trial:

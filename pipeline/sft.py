@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from eval.chat import Chat
+from pipeline.arguments import sft_arguments
 from pipeline.checkpoints import ResumableTrainer
-from pipeline.data import sft_rows
-from pipeline.handoff import Finished, adapter_settings, save_model, trainer_settings
+from pipeline.data import held_out, sft_rows
+from pipeline.handoff import Finished, adapter_settings, save_model
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
 from pipeline.problem import mistakes
 from pipeline.progress import show_progress
@@ -22,18 +23,16 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
 
     `title` heads the progress bar.
     """
-    settings = trainer_settings(recipe, stage.trainer, model_in, out)
-    # TRL's default of 1024 tokens would silently cut the answer off a long trace.
-    settings = {"max_length": None, **settings}
     with mistakes(recipe.name, f"{stage.name}_inputs"):
-        args, chat = SFTConfig(**settings), Chat(model_in, settings["model_init_kwargs"]["revision"])
-        rows = sft_rows(recipe.data[stage.data], chat, args.max_length)
-        held_out = sft_rows(recipe.data[stage.eval_data], chat, args.max_length) if stage.eval_data else None
+        args, chat = sft_arguments(recipe, stage, model_in, out), Chat(model_in, recipe.revision_of(model_in))
+        with args.main_process_first(desc="rows"):  # the others take them from its cache
+            rows = sft_rows(recipe.data[stage.data], chat, args.max_length, held_out(recipe, stage))
+            eval_rows = sft_rows(recipe.data[stage.eval_data], chat, args.max_length) if stage.eval_data else None
     trainer = SegmentTrainer(
         model=model_in,
         args=args,
         train_dataset=rows,
-        eval_dataset=held_out,
+        eval_dataset=eval_rows,
         chat=chat,
         **adapter_settings(stage.lora, recipe.model.dtype),
         loss=stage.loss,

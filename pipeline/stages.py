@@ -12,11 +12,10 @@ from typing import NoReturn
 from eval.files import json_lines
 from eval.task import Task, load_task
 from pipeline import preemption
-from pipeline.data import check_data
+from pipeline.check import check, describe
 from pipeline.folder import RunFolder
-from pipeline.problem import mistakes
+from pipeline.problem import RecipeError, mistakes
 from pipeline.recipe import Recipe
-from pipeline.reward_check import check_rewards
 from rewards import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
@@ -61,8 +60,10 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         model_in = str(folder.model(recipe.stages[index - 1].name))
     if first:
         if index == 0:
-            check_data(recipe)
-            check_rewards(recipe, sys.stderr, data_is_here=True)
+            report = check(recipe, folder.root, sys.stderr)
+            if report.problems:
+                raise RecipeError(report.problems)
+            describe(report, folder.root, sys.stderr)
         else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)

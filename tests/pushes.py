@@ -29,7 +29,7 @@ from trl import GRPOConfig
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from eval.rows import prompt
-from pipeline.engine import sampling_settings
+from pipeline.arguments import sampling_settings
 from pipeline.grpo import DIFFERENCE, RolloutTrainer
 from pipeline.handoff import adapter_settings, save_model
 from pipeline.recipe import Lora

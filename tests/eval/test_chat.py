@@ -1,5 +1,6 @@
 """Chat templates as models ship them: which fit the grammar, which do not, and what is done where they differ."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def checkpoint(small: Callable[[str], Path], tmp_path: Path) -> Callable[..., Pa
 @pytest.fixture
 def rows(tmp_path: Path) -> Data:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"question": "2+2?", "think": "Two and two.", "answer": "4"}\n' * 4)
+    rows = [{"question": f"{n}+{4 - n}?", "think": "Two and two.", "answer": "4"} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Data(path=str(path))
 
 

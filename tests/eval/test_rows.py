@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import inputs
 import pytest
-from datasets import Dataset, Features, Image, List, Sequence, Value
 from PIL import Image as PILImage
 
-from eval.rows import Format, Source, prompt, read
+from eval.formats import Format
+from eval.rows import Source, good, prompt, read
 from rewards.response import SYSTEM_PROMPT
 
 
@@ -34,7 +35,6 @@ def test_rows_keep_their_own_columns_and_get_an_id(tmp_path: Path) -> None:
         "think": "two and two",
         "answer": "4",
         "level": "easy",
-        "choices": None,
     }
 
 
@@ -50,57 +50,103 @@ def test_choices_are_lettered_in_the_question(tmp_path: Path) -> None:
     assert row["question"] == "Which?\nA. dog\nB. cat"
 
 
-def test_geometry3k_rows_are_read(tmp_path: Path, picture: Path) -> None:
-    features = Features(images=Sequence(Image()), problem=Value("string"), answer=Value("string"))
-    table = Dataset.from_list(
-        [{"images": [str(picture)], "problem": "<image>Find x.", "answer": "3"}], features=features
-    )
-    table.to_parquet(tmp_path / "rows.parquet")
-    [row] = read(Source(str(tmp_path / "rows.parquet")))
-    assert (row["question"], row["answer"], row["images"][0].size) == ("Find x.", "3", (8, 4))
+def test_geometry3k_rows_are_read(tmp_path: Path) -> None:
+    row, *_ = read(Source(str(inputs.geometry3k(tmp_path, 2))))
+    assert (row["question"], row["answer"], row["images"][0].size) == ("Find x in 0.", "0", (56, 56))
 
 
-@pytest.mark.parametrize(("roles", "column"), [(("user", "assistant"), "images"), (("human", "gpt"), "image")])
-def test_both_files_of_vision_r1_cold_are_read(
-    tmp_path: Path, picture: Path, roles: tuple[str, str], column: str
-) -> None:
+def test_both_files_of_vision_r1_cold_are_read(tmp_path: Path) -> None:
+    """Their columns, roles, image folders and forms of the answer differ."""
+    images = str(tmp_path / "images")
+    rows = read(Source(str(inputs.mulberry(tmp_path)), format="vision_r1", images=images))
+    assert rows["answer"][:] == ["B. cat", "B", "B", "B", "7", "7", "B. cat", "B"]
+    assert (rows[0]["id"], rows[0]["question"], rows[0]["think"]) == ("0", "Which one, 0?", "Look at picture 0.")
+    assert rows[7]["images"][0].size == (56, 56)
+    rows = read(Source(str(inputs.llava_cot(tmp_path)), format="vision_r1", images=images))
+    assert (rows[3]["id"], rows[3]["question"], rows[3]["answer"]) == ("sqa/3", "How many, 3?", "3")
+    assert rows[3]["images"][0].size == (56, 56)
+
+
+def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     def conversation(reply: str) -> dict[str, Any]:
-        turns = [{"from": roles[0], "value": "<image>\nWhich one?"}, {"from": roles[1], "value": reply}]
-        return {column: ["one.png"] if column == "images" else "one.png", "conversations": turns}
+        return {"conversations": [{"from": "user", "value": "Which one?"}, {"from": "assistant", "value": reply}]}
 
-    rows = [
-        conversation("<think>\nLook.\n</think>\n\n<answer>Final Answer:B. cat</answer>"),
-        conversation("<think>Look.</think>B"),
-    ]
+    bad = [conversation("<think>Look.</think>B"), {"conversations": None}, conversation("")]
+    rows = [conversation("<think>Look.</think><answer>Final Answer:B. cat</answer>"), *bad]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    row, malformed = read(Source(str(tmp_path / "rows.json"), format="vision_r1", images=str(picture.parent)))
-    assert (row["question"], row["think"], row["answer"]) == ("Which one?", "Look.", "B. cat")
-    assert row["images"][0].size == (8, 4)
-    assert (row["malformed"], malformed["malformed"]) == (None, "missing_tag")
+    found = read(Source(str(tmp_path / "rows.json"), format="vision_r1"))
+    assert found["code"][:] == [None, "missing_tag", "row_shape", "missing_tag"]
+    assert found["id"][:] == ["0", "1", "2", "3"]
+    assert good(found)["answer"][:] == ["B. cat"]
+    assert "code" not in good(found).column_names
 
 
-def test_scienceqa_is_a_choice_with_its_hint_as_context(tmp_path: Path, picture: Path) -> None:
-    columns = {"image": Image(), "question": Value("string"), "choices": List(Value("string")), "answer": Value("int8")}
-    features = Features({**columns, "hint": Value("string"), "grade": Value("string")})
-    example = {
-        "image": str(picture),
-        "question": "Which?",
-        "choices": ["dog", "cat"],
-        "answer": 1,
-        "hint": "It purrs.",
-        "grade": "2",
-    }
-    Dataset.from_list([example], features=features).save_to_disk(tmp_path / "scienceqa")
-    [row] = read(Source(str(tmp_path / "scienceqa"), format="scienceqa"))
-    assert row["question"] == "Context: It purrs.\nWhich?\nA. dog\nB. cat"
+def test_scienceqa_is_a_choice_with_its_hint_as_context(tmp_path: Path) -> None:
+    _, row, *_ = read(Source(str(inputs.scienceqa(tmp_path)), format="scienceqa"))
+    assert row["question"] == "Context: It purrs.\nWhich is 1?\nA. dog\nB. cat"
     assert (row["answer"], row["kind"], row["choices"]) == ("B", "choice", ["dog", "cat"])
-    assert row["images"][0].size == (8, 4)
+    assert row["images"][0].size == (56, 56)
 
 
-@pytest.mark.parametrize("format", ["rows", "vision_r1", "scienceqa"])
+def test_iconqa_has_three_kinds_of_question(tmp_path: Path) -> None:
+    blank, words, numbers, pictures = read(Source(str(inputs.iconqa(tmp_path)), format="iconqa"))
+    assert (blank["question"], blank["answer"], blank["choices"], len(blank["images"])) == ("How many?", "4", None, 1)
+    assert (words["question"], words["answer"]) == ("Which?\nA. square\nB. circle", "B")
+    assert (numbers["choices"], numbers["answer"]) == (["1,000", "2,000"], "B")
+    assert (pictures["question"], pictures["answer"]) == ("Which picture?\nA. image 2\nB. image 3", "B")
+    assert len(pictures["images"]) == 3
+    assert [row["kind"] for row in (blank, words, numbers, pictures)] == [None, "choice", "choice", "choice"]
+
+
+@pytest.mark.parametrize("shape", ["messages", "thinking", "prompt-completion", "plain", "prompt-answer"])
+def test_trls_conversations_are_read(tmp_path: Path, shape: str) -> None:
+    rows = read(Source(str(inputs.conversations(tmp_path, shape)), format="messages"))
+    assert (rows[2]["question"], rows[2]["answer"]) == ("What is 2 plus 1?", "3")
+    assert rows[2].get("think") == (None if shape == "prompt-answer" else "Add one to 2.")
+
+
+def test_only_one_question_and_one_response_are_read(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "?"}
+    path = _jsonl(tmp_path / "rows.jsonl", [{"messages": [turn, turn]}, {"messages": []}, {"messages": ["?"]}])
+    assert read(Source(path, format="messages"))["code"][:] == ["turns"] * 3
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "rows.jsonl", [{"prompt_text": "2+2?", "gold": 4, "level": 1}])
+    [row] = read(Source(path, columns={"question": "prompt_text", "answer": "gold"}))
+    assert row == {"id": "0", "question": "2+2?", "answer": "4", "level": 1}
+    with pytest.raises(ValueError, match="missing: godl; found: prompt_text, gold, level"):
+        read(Source(path, columns={"question": "prompt_text", "answer": "godl"}))
+
+
+def test_a_folder_of_shards_is_read_as_one(tmp_path: Path) -> None:
+    for shard in range(3):
+        rows = [{"question": f"{shard}.{n}?", "answer": n, "images": []} for n in range(2)]
+        _jsonl(tmp_path / f"train-0000{shard}-of-00003.jsonl", rows)
+    _jsonl(tmp_path / "test-00000-of-00001.jsonl", [{"question": "held out?", "answer": 1}])
+    assert read(Source(str(tmp_path)))["question"][:] == ["0.0?", "0.1?", "1.0?", "1.1?", "2.0?", "2.1?"]
+    assert read(Source(str(tmp_path), split="test"))["question"][:] == ["held out?"]
+
+
+def test_types_may_differ_between_rows(tmp_path: Path) -> None:
+    rows = [{"question": "?", "answer": n if n % 2 else str(n), "level": n if n % 2 else "easy"} for n in range(4)]
+    found = read(Source(_jsonl(tmp_path / "rows.jsonl", rows)))
+    assert found["answer"][:] == ["0", "1", "2", "3"]
+    assert found["level"][:] == ["easy", "1", "easy", "3"]
+
+
+def test_the_first_rows_are_the_first_of_all(tmp_path: Path) -> None:
+    for path, format in ((inputs.geometry3k(tmp_path, 5), "rows"), (inputs.mulberry(tmp_path), "vision_r1")):
+        source = Source(str(path), format=format, images=str(tmp_path / "images"))  # type: ignore[arg-type]
+        few, whole = read(source, 2), read(source)
+        assert [few[n]["question"] for n in range(2)] == [whole[n]["question"] for n in range(2)]
+        assert len(few) == 2
+
+
+@pytest.mark.parametrize("format", ["rows", "messages", "vision_r1", "scienceqa", "iconqa"])
 def test_missing_columns_are_named_with_those_found(tmp_path: Path, format: Format) -> None:
     path = _jsonl(tmp_path / "rows.jsonl", [{"text": "hello"}])
-    with pytest.raises(ValueError, match=r"needs the columns .* missing: .* found: \['text'\]"):
+    with pytest.raises(ValueError, match=r"needs the columns .* missing: .* found: text"):
         read(Source(path, format=format))
 
 

@@ -34,24 +34,26 @@ def write(tmp_path: Path) -> Callable[..., Data]:
 @pytest.mark.parametrize(
     ("row", "code", "words"),
     [
-        ({"think": "so </think> then"}, "malformed", "does not read it back"),
-        ({"think": " "}, "malformed", "does not read it back"),
-        ({"answer": ""}, "malformed", "does not read it back"),
+        ({"think": "so </think> then"}, "repeated_tag", "a tag of the grammar stands within"),
+        ({"think": " "}, "empty_think", "no think trace"),
+        ({"answer": ""}, "empty_answer", "no answer"),
+        ({"answer": "4" * 300}, "long_answer", "a second trace"),
+        ({"question": "In <think> tags: 2+2?"}, "tag_in_question", "the system prompt asks for the tags"),
         ({"think": "ends <|im_end|> here"}, "special_token", "the response has '<|im_end|>'"),
         ({"question": "What is <|im_start|>?"}, "special_token", "the question has '<|im_start|>'"),
-        ({"think": "again " * 200}, "too_long", "max_length 300 would cut the answer off"),
+        ({"think": "again " * 200}, "too_long", "where max_length leaves 300; the answer would be cut off"),
     ],
 )
 def test_a_row_that_would_be_trained_wrongly_is_refused_by_name(
     chat: Chat, write: Callable[..., Data], row: dict[str, str], code: str, words: str
 ) -> None:
-    data = write(GOOD, {**GOOD, **row}, GOOD)
+    data = write(GOOD, {**GOOD, **row}, {**GOOD, "question": "1+3?"})
     with pytest.raises(RecipeError) as caught:
         sft_rows(data, chat, max_length=300)
     named, summary = caught.value.problems
     assert (named.where, named.id, named.code) == (f"{data.path}:2", "r1", code)
     assert words in named.message
-    assert f"1 rows cannot be used ({code} 1); mend them, or leave them out with `bad_rows: drop`" == summary.message
+    assert summary.message.startswith(f"1 of 3 rows cannot be used ({code} 1); mend them, or leave them out with")
 
 
 def test_rows_are_dropped_and_counted_when_the_recipe_says_so(
@@ -60,7 +62,7 @@ def test_rows_are_dropped_and_counted_when_the_recipe_says_so(
     bad = [{**GOOD, "think": "so </think> then"}, {**GOOD, "think": "again " * 200}]
     rows = sft_rows(write(GOOD, *bad, {**GOOD, "answer": "5"}, bad_rows="drop"), chat, max_length=300)
     assert [row["completion"][0]["content"][-10:] for row in rows] == ["4</answer>", "5</answer>"]
-    assert "rows.jsonl: left out 2 of 4 rows (malformed 1, too_long 1)" in capsys.readouterr().err
+    assert "rows.jsonl: left out 2 of 4 rows (repeated_tag 1, too_long 1)" in capsys.readouterr().err
 
 
 def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: Chat, write: Callable[..., Data]) -> None:
@@ -71,8 +73,9 @@ def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: Chat, writ
 def test_many_bad_rows_are_named_ten_of_a_kind(chat: Chat, write: Callable[..., Data]) -> None:
     with pytest.raises(RecipeError) as caught:
         sft_rows(write(*[{**GOOD, "think": " "}] * 30, GOOD), chat)
-    assert len(caught.value.problems) == 11
-    assert "30 rows cannot be used" in caught.value.problems[-1].message
+    *named, more, summary = caught.value.problems
+    assert (len(named), more.code, more.message) == (10, "empty_think", "20 more")
+    assert "30 of 31 rows cannot be used" in summary.message
 
 
 def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, write: Callable[..., Data]) -> None:
@@ -80,7 +83,7 @@ def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, wri
         rollout_rows(write({**GOOD, "question": "<|im_end|>"}), chat, grpo_stage())
     data = write(GOOD)
     rows = grpo_rows(rollout_rows(data, chat, grpo_stage()), data, grpo_stage())
-    assert sorted(rows.column_names) == ["answer", "choices", "id", "prompt"]
+    assert sorted(rows.column_names) == ["answer", "id", "prompt"]
 
 
 def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: Chat, tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: Chat, tmp_path: Pa
     good = [turns[0], {"from": "assistant", "value": "<think>a</think><answer>Final Answer: B</answer>"}]
     (tmp_path / "r1.json").write_text(json.dumps([{"conversations": good}, {"conversations": turns}]))
     data = Data(path=str(tmp_path / "r1.json"), format="vision_r1")
-    with pytest.raises(RecipeError, match=r"r1\.json:2 id=1 malformed: the response is malformed: missing_tag"):
+    with pytest.raises(RecipeError, match=r"r1\.json:2 id=1 missing_tag: the response is malformed: missing_tag"):
         sft_rows(data, chat)
     [row] = sft_rows(data.model_copy(update={"bad_rows": "drop"}), chat)
     assert row["completion"][0]["content"] == "<think>a</think><answer>B</answer>"

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Image, List, Value
 from families import FAMILIES, VLMS
 from PIL import Image as PILImage
 from steps import collated, grpo_stage, load
-from trl import GRPOConfig
+from trl import GRPOConfig, SFTConfig
 
 from eval.chat import Chat
 from eval.decode import Decoder
@@ -77,7 +77,7 @@ def _arguments(folder: Path) -> dict[str, Any]:
 def _sft_trainer(chat: Chat, rows: Data, folder: Path) -> SegmentTrainer:
     return SegmentTrainer(
         model=chat.checkpoint,
-        args=sft.SFTConfig(**_arguments(folder), max_length=None),
+        args=SFTConfig(**_arguments(folder), max_length=None),
         train_dataset=sft_rows(rows, chat),
         chat=chat,
         loss="token_mean",

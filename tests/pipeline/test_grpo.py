@@ -19,8 +19,9 @@ from trl.trainer.utils import RepeatSampler
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline import grpo
+from pipeline.arguments import sampling_settings
 from pipeline.data import grpo_rows, rollout_rows
-from pipeline.engine import RolloutError, sampling_settings
+from pipeline.engine import RolloutError
 from pipeline.grpo import OneModality, RolloutTrainer, check_agreement
 from pipeline.problem import RecipeError
 from pipeline.recipe import Data, Recipe

@@ -1,24 +1,27 @@
 """Rewards inside a run: tried before it, checked in it, and not stalled by what a policy may write."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PILImage
 from ruamel.yaml import YAML
 from steps import grpo_stage
 from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
 from eval.rows import read
-from pipeline import data
+from pipeline import row_check
 from pipeline.data import rollout_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
 from pipeline.problem import RecipeError
 from pipeline.recipe import Data, Recipe
+from pipeline.row_check import Use
 from rewards.checked import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 
@@ -171,23 +174,23 @@ def test_a_reward_that_cannot_work_is_a_problem_with_its_line(
     assert problem["code"] == "reward"
 
 
-def test_data_that_is_not_here_is_said_to_be_untried(
+def test_data_that_is_not_here_is_a_problem_and_the_rewards_are_not_tried(
     recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = recipe("accuracy").model_dump()
     content["data"]["rows"]["path"] = "no-one/has-this"
-    assert _check(Recipe.model_validate(content), tmp_path) == 0
-    assert "grpo: rewards not tried, data 'rows' cannot be read" in capsys.readouterr().out
+    assert _check(Recipe.model_validate(content), tmp_path) == 2
+    out = capsys.readouterr().out
+    assert "grpo: rewards not tried, data 'rows' cannot be read" in out
+    assert re.search(r"ERROR .*recipe\.yaml:\d+ id=- data: .*no-one/has-this", out)
 
 
 def test_a_reference_that_does_not_verify_against_itself_is_found_before_training(
     small: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = [{"answer": "7"}, {"answer": r"\frac{1}{0}"}, {"answer": "D", "kind": "choice", "choices": ["a", "b"]}]
+    answers = [{"answer": "7"}, {"answer": r"\frac{1}{0}"}, {"answer": "c", "kind": "choice", "choices": ["a", "b"]}]
     answers += [{"answer": "seven", "kind": "number"}, {"answer": r"\frac{\pi}{2}"}, {"answer": " "}]
-    rows = [
-        {"id": f"r{n}", "question": "?", "kind": None, "choices": None, **answer} for n, answer in enumerate(answers)
-    ]
+    rows = [{"id": f"r{n}", "question": f"{n}?", **answer} for n, answer in enumerate(answers)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
     verifying = grpo_stage("format", "accuracy")
@@ -202,10 +205,30 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
     assert len(rollout_rows(source, chat, grpo_stage())) == 6, "a reward of another kind reads other references"
 
 
-def test_verdicts_on_references_last_until_the_rules_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "r", "question": "?", "answer": "7"}) + "\n")
-    rows = read(Data(path=str(tmp_path / "rows.jsonl")).source())
-    before = data._with_gold_codes(rows)
-    assert data._with_gold_codes(rows)._fingerprint == before._fingerprint
-    monkeypatch.setattr(data, "_rules", lambda: ["another verifier"])
-    assert data._with_gold_codes(rows)._fingerprint != before._fingerprint
+def test_verdicts_on_rows_last_until_the_rules_an_image_or_the_data_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, path = tmp_path / "one.png", tmp_path / "rows.jsonl"
+    PILImage.new("RGB", (8, 8), "red").save(picture)
+    path.write_text(json.dumps({"id": "r", "question": "?", "answer": "7", "images": ["one.png"]}) + "\n")
+    looked: list[str] = []
+    examined = row_check._examined
+
+    def noted(row: dict[str, Any], *use: Any) -> dict[str, Any]:
+        looked.append(row["answer"])
+        return examined(row, *use)
+
+    monkeypatch.setattr(row_check, "_examined", noted)
+
+    def look() -> int:
+        looked.clear()
+        row_check.examine(read(Data(path=str(path)).source()), None, Use(trains=False, verifies=True))
+        return len(looked)
+
+    assert [look(), look()] == [1, 0]
+    PILImage.new("RGB", (9, 9), "blue").save(picture)
+    assert [look(), look()] == [1, 0], "another image"
+    path.write_text(path.read_text().replace("7", "8"))
+    assert [look(), look()] == [1, 0], "other data"
+    monkeypatch.setattr(row_check, "_rules", lambda: ["another verifier"])
+    assert look() == 1, "another verifier"

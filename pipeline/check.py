@@ -1,0 +1,127 @@
+"""Every problem of a recipe, its model, data and rewards, found before any weights load; and what the run will do."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from eval.rows import read
+from eval.task import load_task
+from pipeline import data as rows_of
+from pipeline.problem import Problem, RecipeError
+from pipeline.recipe import GrpoStage, Recipe, SftStage
+from pipeline.recipe_file import where
+from pipeline.reward_check import check_rewards
+from pipeline.row_check import Use, examine, row_problems, shown
+
+if TYPE_CHECKING:
+    from eval.chat import Chat
+    from pipeline.plan import StagePlan
+
+
+@dataclass
+class Report:
+    problems: list[Problem] = field(default_factory=list)
+    plans: "list[StagePlan]" = field(default_factory=list)
+
+    @contextmanager
+    def found_in(self, place: str, code: str) -> Iterator[None]:
+        """What a user's mistake raises in this context is noted, and the check goes on."""
+        try:
+            yield
+        except RecipeError as error:
+            self.problems += error.problems
+        except (ValueError, OSError) as error:
+            self.problems.append(Problem(place, code, str(error).splitlines()[0]))
+
+
+def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> Report:
+    """Check all that the recipe names; each row that a stage uses, or the `first` of each data set.
+
+    Args:
+        root: the run folder.
+        out: where the table of rewards goes.
+    """
+    report = Report()
+    chat = _chat(recipe, report)
+    if chat is not None:
+        for index, stage in enumerate(recipe.stages):
+            _check_stage(recipe, index, stage, chat, report, first)
+    for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
+        with report.found_in(where(recipe, "evaluate", "tasks", index), "task_data"):
+            _check_task(task, report, first)
+    with report.found_in(where(recipe, "stages"), "reward"):
+        check_rewards(recipe, out, first)
+    if report.plans and not report.problems:
+        from pipeline.plan import disk_problem
+
+        report.problems += filter(None, [disk_problem(report.plans, root)])
+    return report
+
+
+def _chat(recipe: Recipe, report: Report) -> "Chat | None":
+    from eval.chat import Chat
+
+    with report.found_in(where(recipe, "model", "path"), "model"):
+        chat = Chat(recipe.model.path, recipe.model.revision)
+        if any(stage.kind == "sft" for stage in recipe.stages):
+            chat.check_template()
+        return chat
+    return None
+
+
+def _check_stage(
+    recipe: Recipe, index: int, stage: SftStage | GrpoStage, chat: "Chat", report: Report, first: int | None
+) -> None:
+    from pipeline.plan import stage_plan
+
+    held_out: dict[str, str] = {}
+    with suppress(ValueError, OSError):  # what cannot be read is reported for its own sake
+        held_out = rows_of.held_out(recipe, stage, first)
+    place = where(recipe, "data", stage.data, "path")
+    use = (
+        rows_of.grpo_use(stage, chat)
+        if stage.kind == "grpo"
+        else rows_of.sft_use(stage.trainer.get("max_length"), chat)
+    )
+    with report.found_in(place, "data"):
+        data = recipe.data[stage.data]
+        found = rows_of.examined(data, chat, use, held_out, first)
+        report.problems += rows_of.problems(found, data)
+        if stage.kind == "grpo" and first is None:
+            rows_of.check_generations(data, found.rows.select(found.usable()), stage)
+        report.plans.append(stage_plan(recipe, stage, found, chat.config))
+    if stage.kind == "sft" and stage.eval_data:
+        data = recipe.data[stage.eval_data]
+        with report.found_in(where(recipe, "data", stage.eval_data, "path"), "data"):
+            report.problems += rows_of.problems(rows_of.examined(data, chat, use, None, first), data)
+
+
+def _check_task(task: str, report: Report, first: int | None) -> None:
+    """Rows that cannot be asked stop the run. An answer that no response can match only lowers the score."""
+    loaded = load_task(task)
+    rows = read(loaded.source(), first)
+    facts = examine(rows, None, Use(trains=False, verifies=True))
+    found = {
+        index: wrong
+        for index, each in row_problems(facts, loaded.path).items()
+        if (wrong := [problem for problem in each if problem.code != "duplicate_row"])  # a benchmark is what it is
+    }
+    unusable = sum(problems[0].code == "answer_unusable" for problems in found.values())
+    rest = (problem for problems in found.values() for problem in problems if problem.code != "answer_unusable")
+    report.problems += shown(rest)
+    if unusable:
+        rows_of.tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
+
+
+def describe(report: Report, root: Path, out: TextIO, as_json: bool = False) -> None:
+    """What the recipe will do."""
+    from pipeline import plan
+
+    if as_json:
+        print(json.dumps({"plan": plan.as_json(report.plans, root)}), file=out)
+        return
+    for line in plan.describe(report.plans, root):
+        print(line, file=out)

@@ -1,0 +1,182 @@
+"""What a recipe will do, counted from its rows before anything is trained: steps, tokens, checkpoints, disk."""
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from peft import get_peft_model
+
+from pipeline.data import Examined
+from pipeline.handoff import adapter_settings
+from pipeline.manifest import size
+from pipeline.problem import Problem
+from pipeline.recipe import GrpoStage, Recipe, SftStage, processes
+
+OPTIMIZER_STATES = 2  # of Adam, each as large as what is trained
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. Lengths are (median, 95th percentile) in tokens, sizes are bytes."""
+
+    name: str
+    label: str
+    rows: int
+    left_out: int
+    steps: int
+    rows_a_step: int
+    completions: int | None  # a prompt; None for sft
+    tokens: int  # trained on, images included; of grpo's completions the most there can be
+    prompt: tuple[int, int]
+    think: tuple[int, int] | None
+    answer: tuple[int, int] | None
+    answer_share: float | None  # of the loss, were each token weighed alike
+    saves: int
+    model_bytes: int
+    checkpoint_bytes: int
+    kept: int  # checkpoints at a time, the one being written included
+
+    @property
+    def peak_bytes(self) -> int:
+        return min(self.saves, self.kept) * self.checkpoint_bytes + self.model_bytes
+
+
+def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, config: Any) -> StagePlan:
+    """`config` is the model's."""
+    setting = {**stage.settings(), "save_total_limit": 2, **stage.trainer}
+    usable = data.usable()
+    every = {"prompt": data.facts.prompt_tokens, "think": data.facts.think_tokens, "answer": data.facts.answer_tokens}
+    lengths = {part: [counts[index] for index in usable] for part, counts in every.items()}
+    batch = setting["per_device_train_batch_size"] * processes()
+    if stage.kind == "sft":
+        batches, completions = math.ceil(len(usable) / batch), None
+        rows_a_step = batch * setting["gradient_accumulation_steps"]
+        longest = 0
+    else:
+        completions, longest = setting["num_generations"], setting["max_completion_length"]
+        generation = stage.completions_per_generation()
+        prompts = max(generation // completions, 1)
+        batches = len(usable) // prompts * setting["num_iterations"] * max(generation // batch, 1)
+        rows_a_step = max(batch * setting["gradient_accumulation_steps"] // completions, 1)
+    steps = math.ceil(setting["num_train_epochs"] * math.ceil(batches / setting["gradient_accumulation_steps"]))
+    if setting["max_steps"] > 0:
+        steps = setting["max_steps"]
+    mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
+    total, trained = parameters(config, stage, recipe.model.dtype)
+    width = torch.finfo(getattr(torch, recipe.model.dtype)).bits // 8
+    trains = stage.kind == "sft"
+    both = sum(lengths["think"]) + sum(lengths["answer"])
+    return StagePlan(
+        name=stage.name,
+        label=stage.label,
+        rows=len(usable),
+        left_out=len(data.bad),
+        steps=steps,
+        rows_a_step=rows_a_step,
+        completions=completions,
+        tokens=round(steps * rows_a_step * (completions or 1) * (mean + longest)),
+        prompt=_percentiles(lengths["prompt"]),
+        think=_percentiles(lengths["think"]) if trains else None,
+        answer=_percentiles(lengths["answer"]) if trains else None,
+        answer_share=sum(lengths["answer"]) / both if trains and both else None,
+        saves=_saves(setting, steps),
+        model_bytes=total * width,
+        checkpoint_bytes=(total if stage.lora is None else trained) * width + OPTIMIZER_STATES * trained * width,
+        kept=setting["save_total_limit"] + 1,
+    )
+
+
+def _percentiles(lengths: Sequence[int]) -> tuple[int, int]:
+    if not lengths:
+        return 0, 0
+    median, high = np.percentile(lengths, [50, 95])
+    return round(median), round(high)
+
+
+def _saves(setting: dict[str, Any], steps: int) -> int:
+    if setting["save_strategy"] == "no":
+        return 0
+    if setting["save_strategy"] == "epoch":
+        epochs: float = setting["num_train_epochs"]
+        return math.ceil(epochs)
+    every: float = setting["save_steps"] if setting["save_steps"] >= 1 else setting["save_steps"] * steps
+    return max(steps // max(round(every), 1), 1)  # a run that ends saves too
+
+
+def parameters(config: Any, stage: SftStage | GrpoStage, dtype: str) -> tuple[int, int]:
+    """All parameters of the model, and the ones that the stage trains; nothing is loaded for that."""
+    with torch.device("meta"):
+        model = getattr(transformers, config.architectures[0])(config)
+        total = _count(model.parameters())
+        if stage.lora is None:
+            return total, total
+        adapted = get_peft_model(model, adapter_settings(stage.lora, dtype)["peft_config"])
+    return total, _count(weight for weight in adapted.parameters() if weight.requires_grad)
+
+
+def _count(weights: Iterable[Any]) -> int:
+    return sum(int(weight.numel()) for weight in weights)
+
+
+def needed_bytes(plans: Sequence[StagePlan]) -> int:
+    """The most that the run folder holds at a time: what complete stages handed on, and one stage's checkpoints."""
+    done = [0]
+    for plan in plans:
+        done.append(done[-1] + plan.model_bytes)
+    return max((before + plan.peak_bytes for before, plan in zip(done, plans, strict=False)), default=0)
+
+
+def disk_problem(plans: Sequence[StagePlan], root: Path) -> Problem | None:
+    """That the run would not fit on its disk."""
+    held = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())  # of a run that goes on
+    need, free = needed_bytes(plans), free_bytes(root) + held
+    if need <= free:
+        return None
+    message = f"the run needs {size(need)} at a time and {size(free)} are free; save less, or run on another disk"
+    return Problem(str(root), "disk_space", message)
+
+
+def free_bytes(root: Path) -> int:
+    """On the disk where `root` is, or will be."""
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
+    """The plan in a few lines."""
+    lines: list[str] = []
+    for number, plan in enumerate(plans, 1):
+        left_out = f" ({plan.left_out:,} left out)" if plan.left_out else ""
+        asked = f"{plan.rows_a_step:,} prompts x {plan.completions} completions" if plan.completions else ""
+        lines += [
+            f"stage {number}, {plan.label}: {plan.rows:,} rows{left_out}, {plan.steps:,} steps of "
+            f"{asked or f'{plan.rows_a_step:,} rows'}, {'at most ' if asked else ''}{plan.tokens:,} tokens",
+            f"  tokens, median (95%): prompt {_pair(plan.prompt)}"
+            + (f", think {_pair(plan.think)}, answer {_pair(plan.answer)}" if plan.think and plan.answer else ""),
+        ]
+        if plan.answer_share is not None:
+            lines.append(f"  the answer has {plan.answer_share:.1%} of the tokens, and of an ordinary SFT loss")
+        lines.append(
+            f"  checkpoints: {plan.saves:,} of {size(plan.checkpoint_bytes)}, at most {plan.kept} at a time; "
+            f"hands on {size(plan.model_bytes)}"
+        )
+    lines.append(f"disk: {size(needed_bytes(plans))} at a time, {size(free_bytes(root))} free")
+    return lines
+
+
+def as_json(plans: Sequence[StagePlan], root: Path) -> dict[str, Any]:
+    return {
+        "stages": [asdict(plan) for plan in plans],
+        "disk_bytes": needed_bytes(plans),
+        "free_bytes": free_bytes(root),
+    }
+
+
+def _pair(numbers: tuple[int, int]) -> str:
+    return f"{numbers[0]:,} ({numbers[1]:,})"

@@ -1,0 +1,307 @@
+"""Every row of a data set read as its stage will read it: what is wrong with it, how long it is, what it repeats.
+
+One pass over the data, on all cores, and cached: a run that starts, and each of its ranks, asks for what a check found.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval import images as images_module
+from eval.images import BadRow, check, size
+from eval.rows import undecoded
+from pipeline.manifest import sha256
+from pipeline.problem import Problem
+from rewards import verify
+from rewards.response import TAGS, Malformed, Reason, parse, render
+
+if TYPE_CHECKING:
+    import datasets
+
+    from eval.chat import Chat
+
+Row = dict[str, Any]
+Found = tuple[str, str]  # a stable code, and what is wrong
+SHOWN = 10  # problems that are named, of each kind
+# Rows for which another process pays: it takes a second or so to start.
+ROWS_A_PROCESS, PICTURED_ROWS_A_PROCESS = 2_000, 100
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a stage does with its rows."""
+
+    trains: bool  # on think trace and answer; or it only asks
+    room: int | None = None  # tokens: of the whole row when it is trained on, of its prompt when it is asked
+    room_is: str = ""  # where that comes from
+    verifies: bool = False  # rewards compare with the answer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pass over a data set found; each list has an entry a row."""
+
+    problems: list[list[Found]]
+    ids: list[str]
+    keys: list[str]  # digests of question and images
+    targets: list[str]  # digests of think trace and answer
+    pictures: list[list[str]]  # digests of the files
+    prompt_tokens: list[int]  # images included; of a row that is not well-formed 0, and so below
+    think_tokens: list[int]
+    answer_tokens: list[int]
+
+
+def examine(rows: "datasets.Dataset", chat: "Chat | None", use: Use) -> Facts:
+    """Read every row of `rows`; with no `chat`, only what does not need a model."""
+    columns = [name for name in _READ if name in rows.column_names]
+    read = undecoded(rows.select_columns(columns))
+    pictured = "images" in columns
+    found = read.map(
+        partial(_batch, chat=chat, use=use),
+        batched=True,
+        batch_size=16 if pictured else 250,
+        writer_batch_size=1000,
+        num_proc=_processes(len(rows), PICTURED_ROWS_A_PROCESS if pictured else ROWS_A_PROCESS),
+        remove_columns=columns,
+        features=_features(),
+        new_fingerprint=_fingerprint(rows, read if pictured else None, chat, use),
+        desc="checking rows",
+    )
+    whole = found.with_format("arrow")[:].to_pydict()
+    problems = [list(zip(codes, said, strict=True)) for codes, said in zip(whole["codes"], whole["said"], strict=True)]
+    for index, answer in _unusable(rows, use):
+        if not problems[index]:
+            problems[index].append(("answer_unusable", _UNUSABLE.format(answer)))
+    numbers = {name: whole[name] for name in ("prompt_tokens", "think_tokens", "answer_tokens")}
+    ids = [str(each) for each in rows["id"][:]]
+    return Facts(problems, ids, whole["key"], whole["target"], whole["pictures"], **numbers)
+
+
+def row_problems(facts: Facts, path: str, held_out: Mapping[str, str] | None = None) -> dict[int, list[Problem]]:
+    """By row, what is wrong with it, and of what it is a copy.
+
+    Args:
+        path: of the data, for the lines.
+        held_out: keys of the rows that the model is evaluated on, and where they stand.
+    """
+    found: dict[int, list[Problem]] = {}
+    first_id: dict[str, int] = {}
+    first_text: dict[tuple[str, str], int] = {}
+    for index, (row_id, problems) in enumerate(zip(facts.ids, facts.problems, strict=True)):
+        each = list(problems)
+        text = facts.keys[index], facts.targets[index]
+        if not each:
+            if (line := first_id.setdefault(row_id, index)) != index:
+                each.append(("duplicate_id", f"row {line + 1} has this id too; an id names one row"))
+            elif (line := first_text.setdefault(text, index)) != index:
+                each.append(("duplicate_row", f"the same as row {line + 1}, id {facts.ids[line]}"))
+            if place := (held_out or {}).get(facts.keys[index]):
+                each.append(("overlap", f"its question and images are evaluated on: {place}"))
+        if each:
+            found[index] = [Problem(f"{path}:{index + 1}", code, said, row_id) for code, said in each]
+    return found
+
+
+def shown(problems: Iterable[Problem]) -> list[Problem]:
+    """The first few of each code and file, and how many more there are."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept: list[Problem] = []
+    for problem in problems:
+        kind = problem.where.rpartition(":")[0], problem.code
+        seen[kind] += 1
+        if seen[kind] <= SHOWN:
+            kept.append(problem)
+    rest = {kind: count - SHOWN for kind, count in seen.items() if count > SHOWN}
+    return [*kept, *(Problem(path or "-", code, f"{count:,} more") for (path, code), count in rest.items())]
+
+
+# --- one row ----------------------------------------------------------------------------------------------------------
+
+_READ = ("question", "think", "answer", "kind", "choices", "images", "code", "problem")
+
+
+def _features() -> "datasets.Features":
+    from datasets import Features, List, Value
+
+    text, number = Value("string"), Value("int32")
+    lists = {"codes": List(text), "said": List(text), "pictures": List(text), "key": text, "target": text}
+    return Features(lists | dict.fromkeys(("prompt_tokens", "think_tokens", "answer_tokens"), number))
+
+
+def _batch(batch: dict[str, list[Any]], chat: "Chat | None", use: Use) -> dict[str, list[Any]]:
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    found = [_examined(row, chat, use) for row in rows]
+    return {name: [each[name] for each in found] for name in found[0]}
+
+
+def _examined(row: Row, chat: "Chat | None", use: Use) -> Row:
+    lengths = dict.fromkeys(("prompt_tokens", "think_tokens", "answer_tokens"), 0)
+    problems, pictures = [], []
+    if row.get("code"):
+        problems = [(row["code"], row["problem"])]
+    else:
+        for image in row.get("images") or []:
+            try:
+                pictures.append(check(image))
+            except BadRow as bad:
+                problems.append((bad.code, str(bad)))
+        if chat is not None:
+            problems += _text_problems(chat, row, use)
+            if not problems:
+                lengths = _lengths(chat, row, use)
+                problems = list(_length_problem(lengths, use))
+    target = f"{row.get('think') or ''}\0{row['answer']}" if use.trains else row["answer"]
+    return {
+        "codes": [code for code, _ in problems],
+        "said": [said for _, said in problems],
+        "pictures": pictures,
+        "key": _digest(" ".join(row["question"].casefold().split()), *pictures),
+        "target": _digest(target),
+        **lengths,
+    }
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _text_problems(chat: "Chat", row: Row, use: Use) -> Iterator[Found]:
+    if row.get("images") and not chat.is_vlm:
+        yield "unseen_images", "the row has images, and the model reads text alone"
+    if token := chat.control_token(row["question"]):
+        yield "special_token", f"the question has {token!r}, which the tokenizer reads as a control token"
+    if tag := next((tag for tag in TAGS if tag in row["question"]), None):
+        yield "tag_in_question", f"the question has {tag!r}; leave it out, the system prompt asks for the tags"
+    if not use.trains:
+        return
+    think, answer = row.get("think") or "", row["answer"]
+    if token := chat.control_token(think + answer):
+        yield "special_token", f"the response has {token!r}, which the tokenizer reads as a control token"
+        return
+    response = parse(render(think, answer))
+    if isinstance(response, Malformed):
+        yield response.reason, _MALFORMED.get(response.reason, f"the response is malformed: {response.reason}")
+
+
+_MALFORMED = {
+    Reason.EMPTY_THINK: "there is no think trace; an sft stage trains on one",
+    Reason.EMPTY_ANSWER: "there is no answer",
+    Reason.LONG_ANSWER: "the answer is a second trace; the grammar reads at most 256 characters",
+    Reason.REPEATED_TAG: "a tag of the grammar stands within the think trace or the answer",
+}
+_UNUSABLE = "the answer {!r:.80} does not verify against itself; mend it, or declare its `kind`"
+
+
+def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
+    """Tokens of prompt, think trace and answer, as the stage will see them; -1 think where it is not read back."""
+    images = row.get("images") or []
+    if not use.trains:
+        text = chat.prompt_text(row["question"], images)
+        return {"prompt_tokens": _prompt_tokens(chat, text, images, use.room), "think_tokens": 0, "answer_tokens": 0}
+    text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
+    ids = chat.ids(completion)
+    split = chat.answer_start(ids) if chat.reads_back(ids, row["think"], row["answer"]) else -1
+    room = use.room - len(ids) if use.room is not None else None
+    prompt = _prompt_tokens(chat, text, images, room)
+    return {"prompt_tokens": prompt, "think_tokens": split, "answer_tokens": len(ids) - split}
+
+
+def _length_problem(lengths: dict[str, int], use: Use) -> Iterator[Found]:
+    if lengths["think_tokens"] < 0:
+        yield "not_read_back", "the chat template or the tokenizer changes the response; it would not be read back"
+    elif use.room is not None and (total := sum(lengths.values())) > use.room:
+        what = "the answer would be cut off" if use.trains else "a prompt and its longest completion do not fit"
+        yield "too_long", f"{total} tokens, images included, where {use.room_is} leaves {use.room}; {what}"
+
+
+SLACK = 256  # tokens an image may take beside its own: separators, rows and columns of tiles
+
+
+def _prompt_tokens(chat: "Chat", text: str, images: Sequence[Any], room: int | None) -> int:
+    """Tokens of a rendered prompt; exact when it might not fit into `room`, else near, from the images' sizes alone."""
+    length = len(chat.ids(text))
+    if not images:
+        return length
+    if hasattr(chat.processor, "_get_num_multimodal_tokens"):
+        sizes = [size(image) for image in images]
+        length += int(sum(chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
+        if room is None or length + SLACK * len(images) <= room:
+            return length
+    from datasets import Image
+
+    decoded = [Image().decode_example(image) for image in images]
+    ids = chat.processor(text=[text], images=[decoded], add_special_tokens=False)["input_ids"]
+    return len(ids[0])
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _unusable(rows: "datasets.Dataset", use: Use) -> Iterator[tuple[int, str]]:
+    """The rows whose answer does not verify against itself, and that answer.
+
+    A row that is trained on must only be what it declares: free text is never compared with anything.
+    """
+    if not (use.verifies or use.trains):
+        return
+    declared = [name for name in ("kind", "choices") if name in rows.column_names]
+    asked: Any = range(len(rows))
+    if not use.verifies:
+        columns = [rows[name][:] for name in declared]
+        asked = [index for index, values in enumerate(zip(*columns, strict=True)) if any(values)]
+    if len(asked) == 0:
+        return
+    columns = ["answer", *declared]
+    found = rows.select_columns(columns).select(asked)
+    verdicts = found.map(
+        _gold_codes, batched=True, fn_kwargs={"rules": _rules()}, remove_columns=columns, desc="checking answers"
+    )
+    for index, code, answer in zip(asked, verdicts["code"][:], found["answer"][:], strict=True):
+        if code:
+            yield index, answer
+
+
+def _gold_codes(batch: dict[str, list[Any]], rules: list[str]) -> dict[str, list[str]]:
+    golds = batch["answer"]
+    nothing = [None] * len(golds)
+    verified = verify.usable(list(zip(golds, batch.get("kind", nothing), batch.get("choices", nothing), strict=True)))
+    return {"code": ["" if each else "answer_unusable" for each in verified]}
+
+
+# --- the cache's key, the cores --------------------------------------------------------------------------------------
+
+
+@cache
+def _rules() -> list[str]:
+    """Digests of the files that decide: no verdict outlives a change of its rules."""
+    verifier = sorted(Path(verify.__file__).parent.glob("*.[pt][yx]*"))
+    return [sha256(path) for path in [*verifier, Path(__file__), Path(images_module.__file__)]]
+
+
+def _fingerprint(rows: Any, pictured: "datasets.Dataset | None", chat: "Chat | None", use: Use) -> str:
+    parts = [rows._fingerprint, chat.digest() if chat else "", repr(use), *_rules()]
+    if pictured is not None:
+        parts.append(_digest(*(f"{path} {stamp}" for path, stamp in _stamps(pictured))))
+    return _digest(*parts)
+
+
+def _stamps(pictured: "datasets.Dataset") -> Iterator[tuple[str, str]]:
+    """The images that are files, with what changes when one is replaced."""
+    for batch in pictured.select_columns("images").with_format("arrow").iter(batch_size=1000):
+        for path in batch["images"].combine_chunks().flatten().field("path").to_pylist():
+            if path is not None:
+                try:
+                    stat = os.stat(path)
+                    yield path, f"{stat.st_size} {stat.st_mtime_ns}"
+                except OSError:
+                    yield path, "missing"
+
+
+def _processes(rows: int, each: int) -> int | None:
+    cores = min(len(os.sched_getaffinity(0)), rows // each)
+    return cores if cores > 1 else None

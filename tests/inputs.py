@@ -1,0 +1,180 @@
+"""Small data in exactly the formats that the recipes name, for the hub's data sets that they stand in for."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+
+def picture(path: Path, number: int, size: tuple[int, int] = (56, 56)) -> Path:
+    """A small image that no other number has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    PILImage.fromarray(noise).save(path)
+    return path
+
+
+def mulberry(folder: Path, count: int = 8) -> Path:
+    """Osilly/Vision-R1-cold's vision_r1_mulberry_sft_full.json: user and assistant, `images`, no id."""
+    answers = ["Final Answer:B. cat", "Final Answer: option B", "**Final Answer:** B", "B.\nAnswer:B", "7"]
+    answers.append("Final Answer:7")
+    rows = []
+    for number in range(count):
+        name = f"Mulberry-SFT/{number}.png"
+        picture(folder / "images" / name, number)
+        reply = f"<think>\nLook at picture {number}.\n</think>\n\n<answer>\n{answers[number % len(answers)]}\n</answer>"
+        turns = [{"from": "user", "value": f"<image>\nWhich one, {number}?"}, {"from": "assistant", "value": reply}]
+        rows.append({"images": [name], "conversations": turns})
+    return _json(folder / "vision_r1_mulberry_sft_full.json", rows)
+
+
+def llava_cot(folder: Path, count: int = 8) -> Path:
+    """Osilly/Vision-R1-cold's vision_r1_llava_cot_full.json: human and gpt, `image`, an id."""
+    rows = []
+    for number in range(count):
+        name = f"sqa/train/{number}/image.png"
+        picture(folder / "images" / name, 100 + number)
+        reply = f"<think>Count to {number}.</think><answer>Final Answer:{number}</answer>"
+        turns = [{"from": "human", "value": f"<image>\nHow many, {number}?"}, {"from": "gpt", "value": reply}]
+        rows.append({"id": f"sqa/{number}", "image": name, "conversations": turns})
+    return _json(folder / "vision_r1_llava_cot_full.json", rows)
+
+
+def geometry3k(folder: Path, count: int = 64) -> Path:
+    """hiyouga/geometry3k and Osilly/Vision-R1-rl: parquet with images inside."""
+    features = Features(images=List(Image()), problem=Value("string"), answer=Value("string"))
+    rows = []
+    for number in range(count):
+        image = {"bytes": picture(folder / "raw.png", 200 + number).read_bytes()}
+        rows.append({"images": [image], "problem": f"<image>Find x in {number}.", "answer": str(number)})
+    path = folder / "train-00000-of-00001.parquet"
+    Dataset.from_list(rows, features=features).to_parquet(path)
+    return path
+
+
+def scienceqa(folder: Path, count: int = 6) -> Path:
+    """lmms-lab/ScienceQA, as `save_to_disk` keeps it."""
+    text = Value("string")
+    features = {"image": Image(), "question": text, "choices": List(text), "answer": Value("int8"), "hint": text}
+    rows = [
+        {
+            "image": str(picture(folder / "raw" / f"{n}.png", 300 + n)),
+            "question": f"Which is {n}?",
+            "choices": ["dog", "cat"],
+            "answer": n % 2,
+            "hint": "It purrs." if n % 2 else "",
+        }
+        for n in range(count)
+    ]
+    Dataset.from_list(rows, features=Features(features)).save_to_disk(folder / "scienceqa")
+    return folder / "scienceqa"
+
+
+def iconqa(folder: Path) -> Path:
+    """lmms-lab/ICON-QA: its three types of question, in parquet."""
+    text, image = Value("string"), Image()
+    columns = dict.fromkeys(("question_id", "question", "choices", "answer", "ques_type", "label", "grade"), text)
+    columns |= dict.fromkeys(("query_image", "choice_image_0", "choice_image_1"), image)
+    shown = [str(picture(folder / "raw" / f"{n}.png", 400 + n)) for n in range(3)]
+    words = "choose_txt"
+    rows = [
+        {"question_id": "1", "question": "How many?", "ques_type": "fill_in_blank", "answer": "4"},
+        {
+            "question_id": "2",
+            "question": "Which?",
+            "ques_type": words,
+            "choices": "square,circle",
+            "answer": "circle",
+        },
+        {
+            "question_id": "3",
+            "question": "More?",
+            "ques_type": words,
+            "choices": "1,000,2,000",
+            "answer": "2,000",
+        },
+        {
+            "question_id": "4",
+            "question": "Which picture?",
+            "ques_type": "choose_img",
+            "choices": "choice_0.png,choice_1.png",
+            "answer": "choice_1.png",
+            "choice_image_0": shown[1],
+            "choice_image_1": shown[2],
+        },
+    ]
+    whole = [dict.fromkeys(columns) | {"query_image": shown[0]} | row for row in rows]
+    Dataset.from_list(whole, features=Features(columns)).to_parquet(folder / "iconqa.parquet")
+    return folder / "iconqa.parquet"
+
+
+def conversations(folder: Path, shape: str, count: int = 4) -> Path:
+    """TRL's conversational rows: `messages`, `prompt-completion`, the same in plain text, or for RL `prompt-answer`."""
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        asked = [{"role": "user", "content": f"What is {number} plus 1?"}]
+        thought, answer = f"Add one to {number}.", str(number + 1)
+        reply = [{"role": "assistant", "content": f"<think>{thought}</think><answer>{answer}</answer>"}]
+        system = [{"role": "system", "content": "Think first."}]
+        rows.append(
+            {
+                "messages": {"messages": [*system, *asked, *reply]},
+                "thinking": {"messages": [*asked, {"role": "assistant", "thinking": thought, "content": answer}]},
+                "prompt-completion": {"prompt": [*system, *asked], "completion": reply},
+                "plain": {"prompt": asked[0]["content"], "completion": reply[0]["content"]},
+                "prompt-answer": {"prompt": asked, "answer": answer},
+            }[shape]
+        )
+    path = folder / f"{shape}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _json(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def thoughts(folder: Path, name: str, count: int = 64) -> Path:
+    """The canonical rows, with think traces; those of another name ask something else."""
+    rows = [{"question": f"{name}: {n}?", "think": f"Add one to {n}.", "answer": str(n + 1)} for n in range(count)]
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# --- images that are none ---------------------------------------------------------------------------------------------
+
+
+def jpeg(width: int = 64) -> bytes:
+    file = io.BytesIO()
+    PILImage.effect_noise((width, width), 50).save(file, "JPEG")
+    return file.getvalue()
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and whose rows are blank: a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes((width + 1) * height), 9)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+BROKEN = {
+    "image_empty": b"",
+    "image_lfs_pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "image_html": b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>",
+    "image_truncated": jpeg()[:-100],
+    "image_too_large": png(10_000, 10_000),
+    "image_aspect": png(1, 300),
+    "image_type": b"id,answer\n1,2\n",
+}
