@@ -39,6 +39,8 @@ class Chat:
         self.processor: Any = AutoProcessor.from_pretrained(checkpoint, revision=revision)
         self.is_vlm = isinstance(self.processor, ProcessorMixin)
         self.tokenizer: Any = self.processor.tokenizer if self.is_vlm else self.processor
+        # What a tokenizer calls itself, after a look at each token that takes as long as the call.
+        self.backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not self.processor.chat_template:
             raise ValueError(f"model {checkpoint!r} has no chat template; save one with its processor")
         bos = self.tokenizer.bos_token
@@ -74,8 +76,12 @@ class Chat:
 
     def ids(self, text: str) -> list[int]:
         """The tokens of rendered `text`."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        if self.backend is None:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+        self.backend.no_truncation()  # the last call of the tokenizer may have left it on
+        self.backend.no_padding()
+        return list(self.backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def response(self, ids: Sequence[int]) -> str:
         """The text of generated `ids` up to their end-of-turn token, with the `<think>` that the template opened."""
@@ -120,7 +126,9 @@ class Chat:
 
     def _raw_text(self, ids: Sequence[int]) -> str:
         """Token ids as the text that the grammar reads: special tokens kept, no blank removed."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if self.backend is None:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self.backend.decode(list(ids), skip_special_tokens=False))
 
     def _parts(self, messages: list[dict[str, str]], images: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Messages for a processor have their content in parts; for a tokenizer they are plain."""

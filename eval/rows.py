@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ class Source:
     format: Format = "rows"
     split: str = "train"
     revision: str | None = None
+    file: str | None = None  # one file of the folder or of the hub's repository
     images: str | None = None  # the folder that image paths in the rows are relative to
     config: str | None = None  # the hub data set's configuration
     columns: dict[str, str] = field(default_factory=dict)  # the format's name of a column: the data's own
@@ -48,6 +49,9 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
     Raises:
         ValueError: a column that the format needs is missing, or there is no row.
     """
+    if source.images and not Path(source.images).is_dir():
+        raise ValueError(f"{source.images}: no folder of images; it is relative to the recipe or task that names it")
+    source = _with_file(source)
     files = _json_files(source)
     rows = _from_json(source, files, first) if files else _from_table(source, first)
     if len(rows) == 0:
@@ -79,6 +83,22 @@ def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
         elif isinstance(feature, List) and isinstance(feature.feature, Image):
             table = table.cast_column(name, List(Image(decode=False)))
     return table
+
+
+def _with_file(source: Source) -> Source:
+    """A source of one file of a folder, or of a hub's repository, as that file: here now, if it was not."""
+    if source.file is None:
+        return source
+    path = Path(source.path) / source.file
+    if not Path(source.path).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(source.path, source.file, repo_type="dataset", revision=source.revision))
+        except OSError as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"{source.path}: no such folder, and no file {source.file} on the hub: {why}") from None
+    return replace(source, path=str(path), file=None, images=source.images or str(path.parent))
 
 
 def _FEATURES() -> dict[str, Any]:

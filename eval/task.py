@@ -2,10 +2,10 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from eval.formats import Format
 from eval.rows import Source
@@ -24,13 +24,14 @@ class Task(BaseModel):
     config: str | None = None
     split: str = "test"
     revision: str | None = None
+    file: str | None = None
     images: str | None = None
     columns: dict[str, str] = {}  # the format's name of a column: the data's own
     limit: int | None = Field(default=None, gt=0)  # the first so many rows; None = all
     max_new_tokens: int = Field(gt=0)
 
     def source(self) -> Source:
-        return Source(self.path, self.format, self.split, self.revision, self.images, self.config, self.columns)
+        return Source(**self.model_dump(exclude={"name", "limit", "max_new_tokens"}))
 
 
 @lru_cache
@@ -44,9 +45,10 @@ def load_task(name: str) -> Task:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise ValueError(f"no task {name!r}. Shipped: {known}; yours: the path of a YAML file")
-    values: dict[str, Any] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     try:
-        task = Task.model_validate(values)
+        task = Task.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {details}") from None

@@ -51,9 +51,9 @@ def examined(
     """
     rows = read(data.source(), first)
     if use.trains and "think" not in rows.column_names and "code" not in rows.column_names:
-        raise ValueError(f"{data.path}: an sft stage trains on think traces, and the rows have no column 'think'")
+        raise ValueError(f"{data.place}: an sft stage trains on think traces, and the rows have no column 'think'")
     facts = examine(rows, chat, use)
-    return Examined(rows, facts, row_problems(facts, data.path, held_out))
+    return Examined(rows, facts, row_problems(facts, data.place, held_out))
 
 
 def problems(found: Examined, data: Data) -> list[Problem]:
@@ -61,9 +61,9 @@ def problems(found: Examined, data: Data) -> list[Problem]:
     count = f"{len(found.bad)} of {len(found.rows)} rows cannot be used ({found.counts()})"
     every = shown(problem for each in found.bad.values() for problem in each)
     if found.bad and data.bad_rows == "stop":
-        return [*every, Problem(data.path, "bad_rows", f"{count}; mend them, or leave them out with `bad_rows: drop`")]
+        return [*every, Problem(data.place, "bad_rows", f"{count}; mend them, or leave them out with `bad_rows: drop`")]
     if found.bad and len(found.bad) == len(found.rows):
-        return [*every, Problem(data.path, "bad_rows", f"no usable row is left: {count}")]
+        return [*every, Problem(data.place, "bad_rows", f"no usable row is left: {count}")]
     return []
 
 
@@ -79,7 +79,7 @@ def usable_rows(data: Data, chat: "Chat", use: Use, held_out: Mapping[str, str] 
         raise RecipeError(wrong)
     rows = found.rows
     if found.bad:
-        tell(f"{data.path}: left out {len(found.bad)} of {len(rows)} rows ({found.counts()})")
+        tell(f"{data.place}: left out {len(found.bad)} of {len(rows)} rows ({found.counts()})")
         rows = rows.select(found.usable())
     return rows.remove_columns([name for name in ("code", "problem") if name in rows.column_names])
 
@@ -177,7 +177,7 @@ def check_generations(data: Data, rows: "datasets.Dataset", stage: GrpoStage) ->
     if all(kinds.values()) and stage.mixed_rows == "stop":
         counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
         raise ValueError(
-            f"{data.path}: {counts}, which no generation can mix; ask each kind by itself with `mixed_rows: split`, "
+            f"{data.place}: {counts}, which no generation can mix; ask each kind by itself with `mixed_rows: split`, "
             "or make two stages of them"
         )
     completions, group = stage.completions_per_generation(), stage.settings()["num_generations"]
@@ -186,7 +186,7 @@ def check_generations(data: Data, rows: "datasets.Dataset", stage: GrpoStage) ->
         if 0 < count < prompts:
             what = f"{count} prompts {kind}" if all(kinds.values()) else f"{count} prompts"
             raise ValueError(
-                f"{data.path}: {what} are fewer than a generation takes, {completions} completions / {group} "
+                f"{data.place}: {what} are fewer than a generation takes, {completions} completions / {group} "
                 f"num_generations = {prompts}; lower per_device_train_batch_size or the steps a generation"
             )
 

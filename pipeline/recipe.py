@@ -31,9 +31,15 @@ class Data(Strict):
     format: Format = "rows"
     split: str = "train"
     revision: str | None = None
+    file: str | None = None  # one file of the folder or of the hub's repository
     images: str | None = None  # the folder that image paths in the rows are relative to
     columns: dict[str, str] = {}  # the format's name of a column: the data's own
     bad_rows: Literal["stop", "drop"] = "stop"  # rows that would be trained wrongly: refuse to run, or leave out
+
+    @property
+    def place(self) -> str:
+        """Where the rows stand, for messages."""
+        return f"{self.path}/{self.file}" if self.file else self.path
 
     def source(self) -> Source:
         return Source(**self.model_dump(exclude={"bad_rows"}))

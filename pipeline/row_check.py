@@ -205,10 +205,12 @@ def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
         return {"prompt_tokens": _prompt_tokens(chat, text, images, use.room), "think_tokens": 0, "answer_tokens": 0}
     text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
     ids = chat.ids(completion)
-    split = chat.answer_start(ids) if chat.reads_back(ids, row["think"], row["answer"]) else -1
     room = use.room - len(ids) if use.room is not None else None
     prompt = _prompt_tokens(chat, text, images, room)
-    return {"prompt_tokens": prompt, "think_tokens": split, "answer_tokens": len(ids) - split}
+    if not chat.reads_back(ids, row["think"], row["answer"]):
+        return {"prompt_tokens": prompt, "think_tokens": -1, "answer_tokens": 0}
+    answer = len(chat.ids(completion[completion.rindex(TAGS[1]) + len(TAGS[1]) :]))
+    return {"prompt_tokens": prompt, "think_tokens": len(ids) - answer, "answer_tokens": answer}
 
 
 def _length_problem(lengths: dict[str, int], use: Use) -> Iterator[Found]:

@@ -4,12 +4,15 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+
+from pipeline.recipe import Recipe
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (56, 56)) -> Path:
@@ -147,6 +150,27 @@ def thoughts(folder: Path, name: str, count: int = 64) -> Path:
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def stand_ins(recipe: Recipe, small: Callable[[str], Path], folder: Path) -> list[str]:
+    """Overrides that put a small model of the recipe's family and small data in the place of what the hub has."""
+    overrides = [f"model.path={small('llava_next' if 'llava' in recipe.model.path else 'qwen2_5_vl')}"]
+    trained = {name for stage in recipe.stages if stage.kind == "sft" for name in (stage.data, stage.eval_data)}
+    for name, data in recipe.data.items():
+        if data.format == "vision_r1":
+            path = mulberry(folder)
+        else:
+            path = thoughts(folder, name) if name in trained else geometry3k(folder)
+        overrides.append(f"data.{name}.path={path}")
+        if data.images:
+            overrides.append(f"data.{name}.images={folder / 'images'}")
+        if data.file:
+            overrides.append(f"data.{name}.file=null")
+    if recipe.evaluate:
+        task = f"name: held\npath: {scienceqa(folder)}\nformat: scienceqa\nmax_new_tokens: 9\n"
+        (folder / "held.yaml").write_text(task)
+        overrides.append(f"evaluate.tasks=[{folder / 'held.yaml'}]")
+    return overrides
 
 
 # --- images that are none ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import check
 import rollouts
 import sft
 import verifier
@@ -21,7 +22,7 @@ if __name__ == "__main__":
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of a kernel that a CPU does without
     disable_progress_bars()
-    found = [result for benchmark in (verifier, rollouts, sft) for result in benchmark.results()]
+    found = [result for benchmark in (verifier, check, rollouts, sft) for result in benchmark.results()]
     Path("bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     table = Table("name", "value", "unit", "detail")
     for result in found:

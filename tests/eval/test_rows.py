@@ -128,6 +128,14 @@ def test_a_folder_of_shards_is_read_as_one(tmp_path: Path) -> None:
     assert read(Source(str(tmp_path), split="test"))["question"][:] == ["held out?"]
 
 
+def test_one_file_of_a_folder_is_read_with_its_images_beside_it(tmp_path: Path) -> None:
+    file = inputs.mulberry(tmp_path).rename(tmp_path / "images" / "cold.json")
+    rows = read(Source(str(file.parent), file="cold.json", format="vision_r1"))
+    assert (len(rows), rows[0]["images"][0].size) == (8, (56, 56))
+    with pytest.raises(ValueError, match=r"no-one/has-this: no such folder, and no file none\.json on the hub"):
+        read(Source("no-one/has-this", file="none.json"))
+
+
 def test_types_may_differ_between_rows(tmp_path: Path) -> None:
     rows = [{"question": "?", "answer": n if n % 2 else str(n), "level": n if n % 2 else "easy"} for n in range(4)]
     found = read(Source(_jsonl(tmp_path / "rows.jsonl", rows)))

@@ -1,7 +1,6 @@
 """`--check`: each mistake caught under its own code, at its file and row; a good recipe raises no alarm."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import inputs
+import jsonschema
 import pytest
 
-from pipeline import plan
+from pipeline import grpo, plan, sft
 from pipeline.main import main
 from pipeline.recipe_file import load
 
@@ -107,29 +107,22 @@ def test_a_good_recipe_passes_and_says_what_will_happen(check: Callable[..., Che
     assert re.search(r"checkpoints: 1 of [\d.]+ MB, at most 3 at a time; hands on [\d.]+ MB\ndisk: [\d.]+ MB", text)
 
 
-def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], folder: Path, capsys: Any) -> None:
-    """Steps, sizes and tokens against the real run of the recipe."""
-    short = [
-        "grpo.trainer.max_completion_length=8",
-        "sft.trainer.save_steps=1",
-        "sft.trainer.gradient_accumulation_steps=2",
-    ]
-    assert main(["recipe.yaml", "--check", "--json", *short]) == 0
-    planned = json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]["stages"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = str(ROOT / "pipeline" / "run.py")
-    command = [sys.executable, run, "recipe.yaml", *short, "sft.trainer.logging_steps=1", "evaluate=null"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((folder / "runs" / "checked" / "results.json").read_text())
-    assert [stage["steps"] for stage in planned] == [stage["steps"] for stage in results["stages"]] == [2, 3]
-    for stage in planned:
-        model = folder / "runs" / "checked" / stage["name"] / "model" / "model.safetensors"
-        assert stage["model_bytes"] == pytest.approx(model.stat().st_size, rel=0.05)
-    first, *_ = map(json.loads, (folder / "runs" / "checked" / "sft" / "metrics.jsonl").read_text().splitlines())
+def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], tmp_path: Path) -> None:
+    """Steps, sizes and tokens against the recipe's own stages, run."""
+    short = ["grpo.trainer.max_completion_length=8", "sft.trainer.gradient_accumulation_steps=2"]
+    planned = json.loads(check("--json", *short).text.splitlines()[-1])["plan"]["stages"]
+    recipe = load(Path("recipe.yaml"), [*short, "sft.trainer.logging_steps=1"])
+    for stage, expected in zip(recipe.stages, planned, strict=True):
+        run, out = sft.run if stage.kind == "sft" else grpo.run, tmp_path / stage.name
+        assert run(recipe, stage, recipe.model.path, out, "").steps == expected["steps"]
+        written = (out / "model" / "model.safetensors").stat().st_size
+        assert expected["model_bytes"] == pytest.approx(written, rel=0.05)
+        [saved] = (out / "checkpoints").glob("checkpoint-*")
+        states = sum(file.stat().st_size for file in saved.glob("*") if file.suffix in {".safetensors", ".pt"})
+        assert expected["checkpoint_bytes"] == pytest.approx(states, rel=0.1)
+    first, *_ = map(json.loads, (tmp_path / "sft" / "metrics.jsonl").read_text().splitlines())
     assert planned[0]["think"][0] == pytest.approx(first["think_tokens"], abs=1)
     assert planned[0]["answer"][0] == pytest.approx(first["answer_tokens"], abs=1)
-    assert "stage 1, sft (SCALe): 6 rows, 2 steps" in done.stderr, "a run says the same at its start"
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -285,7 +278,7 @@ def test_json_says_the_same(check: Callable[..., Checked], folder: Path) -> None
         ),
         ({"data.cold.columns": "{question: ask}"}, "data", "missing: ask"),
         ({"data.cold.path": "held.yaml"}, "data", "held.yaml"),
-        ({"data.rl.images": "elsewhere"}, "image_missing", "rl.jsonl:1"),
+        ({"data.rl.images": "elsewhere"}, "data", "elsewhere: no folder of images"),
         ({"model.path": "no/such-model"}, "model", "no such folder"),
         ({"grpo.trainer.max_completion_length": 2040}, "too_long", "a prompt and its longest completion do not fit"),
         ({"grpo.trainer.per_device_train_batch_size": 32}, "data", "6 prompts are fewer than a generation takes"),
@@ -349,24 +342,9 @@ def test_a_shipped_recipe_passes_on_stand_ins(
     path: Path, tmp_path: Path, small: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = load(path, [])
-    family = "llava_next" if "llava" in recipe.model.path else "qwen2_5_vl"
-    overrides = [f"model.path={small(family)}"]
-    trained = {name for stage in recipe.stages if stage.kind == "sft" for name in (stage.data, stage.eval_data)}
-    for name, data in recipe.data.items():
-        if data.format == "vision_r1":
-            stand_in = inputs.mulberry(tmp_path)
-        else:
-            stand_in = inputs.thoughts(tmp_path, name) if name in trained else inputs.geometry3k(tmp_path)
-        overrides.append(f"data.{name}.path={stand_in}")
-        if data.images:
-            overrides.append(f"data.{name}.images={tmp_path / 'images'}")
-    if recipe.evaluate:
-        task = f"name: held\npath: {inputs.scienceqa(tmp_path)}\nformat: scienceqa\nmax_new_tokens: 9\n"
-        (tmp_path / "held.yaml").write_text(task)
-        overrides.append(f"evaluate.tasks=[{tmp_path / 'held.yaml'}]")
+    overrides = inputs.stand_ins(load(path, []), small, tmp_path)
     assert main([str(path), "--check", *overrides]) == 0, capsys.readouterr().out
-    assert f"{recipe.name}: no problem found" in capsys.readouterr().out
+    assert ": no problem found; every row was read" in capsys.readouterr().out
 
 
 def test_the_resolved_recipe_has_trls_exact_arguments(check: Callable[..., Checked], capsys: Any) -> None:
@@ -385,7 +363,6 @@ def test_the_resolved_recipe_has_trls_exact_arguments(check: Callable[..., Check
 
 
 def test_editors_get_a_schema(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     with pytest.raises(SystemExit) as ended:
         main(["--schema"])
     assert ended.value.code == 0
