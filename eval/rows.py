@@ -253,7 +253,7 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
     features, roots = Features(_FEATURES() | extras), _roots(source)
     if first is not None:
         return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=features)
-    contents = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in files]
+    contents = [_content(file) for file in files]
     try:
         return Dataset.from_generator(
             lambda: _json_canonical(source, _json_rows(files), extras, roots),
@@ -262,6 +262,11 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
         )
     except DatasetGenerationError as error:
         raise ValueError(f"{source.path}: a column has values of several types: {error.__cause__}") from error
+
+
+def _content(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _json_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:

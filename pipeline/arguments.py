@@ -1,6 +1,9 @@
 """The arguments of TRL's trainers: a stage's `trainer` block with what the pipeline decides around it."""
 
+import os
+from concurrent.futures import ProcessPoolExecutor
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,8 @@ from transformers import AutoConfig, PretrainedConfig
 from trl import GRPOConfig, SFTConfig
 
 from eval.decode import vision_token_ids
-from pipeline.problem import mistakes
-from pipeline.recipe import GrpoStage, Recipe, SftStage
+from pipeline.problem import Problem, RecipeError, mistakes
+from pipeline.recipe import GrpoStage, Recipe, SftStage, processes
 from pipeline.recipe_file import where
 
 
@@ -37,19 +40,56 @@ def resolved(recipe: Recipe) -> str:
     Raises:
         RecipeError: the model's configuration cannot be read, or TRL refuses a stage's arguments.
     """
-    out, arguments = Path("runs") / recipe.name, {}
     with mistakes(where(recipe, "model", "path"), "model"):
         config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
-    for index, stage in enumerate(recipe.stages):
-        with mistakes(where(recipe, "stages", index, "trainer"), "trainer"):
-            if stage.kind == "sft":
-                made: Any = sft_arguments(recipe, stage, recipe.model.path, out / stage.name)
-            else:
-                made = grpo_arguments(recipe, stage, recipe.model.path, out / stage.name, config)
-        arguments[stage.name] = {type(made).__name__: made.to_dict()}
+    made = _all_arguments(recipe, config)
+    arguments = {name: {type(each).__name__: each.to_dict()} for name, each in made.items()}
     text, yaml = StringIO(), YAML()
     yaml.dump({"recipe": recipe.model_dump(mode="json"), "arguments": arguments}, text)
     return text.getvalue()
+
+
+def refused(recipe: Recipe, config: PretrainedConfig) -> list[Problem]:
+    """What TRL says against the arguments of any stage. Nothing of that stays: making them sets up a whole job."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
+        return child.submit(_refused, recipe, config).result()
+
+
+def _refused(recipe: Recipe, config: PretrainedConfig) -> list[Problem]:
+    ranks = processes()
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)  # the child is no rank; what all ranks hold together is its own batch
+    stages = [_as_one_process(stage, ranks) for stage in recipe.stages]
+    try:
+        _all_arguments(recipe.model_copy(update={"stages": stages}), config)
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+def _as_one_process(stage: SftStage | GrpoStage, ranks: int) -> SftStage | GrpoStage:
+    """The stage with the batch of all ranks, and without what TRL refuses for this machine's lack of a GPU alone."""
+    trainer = {**stage.trainer, "per_device_train_batch_size": stage.settings()["per_device_train_batch_size"] * ranks}
+    if not torch.cuda.is_available():
+        trainer = {key: value for key, value in trainer.items() if key not in {"tf32", "fp16"}}
+    return stage.model_copy(update={"trainer": trainer})
+
+
+def _all_arguments(recipe: Recipe, config: PretrainedConfig) -> dict[str, SFTConfig | GRPOConfig]:
+    """By stage. Raises: RecipeError: TRL refuses some, of every stage that it does."""
+    out, made, problems = Path("runs") / recipe.name, {}, []
+    for index, stage in enumerate(recipe.stages):
+        try:
+            if stage.kind == "sft":
+                made[stage.name] = sft_arguments(recipe, stage, recipe.model.path, out / stage.name)
+            else:
+                made[stage.name] = grpo_arguments(recipe, stage, recipe.model.path, out / stage.name, config)
+        except (ValueError, ImportError, OSError) as error:
+            place, said = where(recipe, "stages", index, "trainer"), str(error).splitlines()[0]
+            problems.append(Problem(place, "trainer", f"{stage.name}.trainer: TRL refuses it: {said}"))
+    if problems:
+        raise RecipeError(problems)
+    return made
 
 
 def _settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path) -> dict[str, Any]:

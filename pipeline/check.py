@@ -47,6 +47,9 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
     report = Report()
     chat = _chat(recipe, report)
     if chat is not None:
+        from pipeline.arguments import refused
+
+        report.problems += refused(recipe, chat.config)
         for index, stage in enumerate(recipe.stages):
             _check_stage(recipe, index, stage, chat, report, first)
     for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
@@ -54,6 +57,7 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
             _check_task(task, report, first)
     with report.found_in(where(recipe, "stages"), "reward"):
         check_rewards(recipe, out, first)
+    report.problems = list(dict.fromkeys(report.problems))  # two stages may read the same rows
     if report.plans and not report.problems:
         from pipeline.plan import disk_problem
 

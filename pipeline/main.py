@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -118,8 +119,11 @@ def _check(recipe: Recipe, first: int | None, as_json: bool) -> int:
 def _print_problems(problems: list[Problem], as_json: bool) -> None:
     if int(os.environ.get("RANK", "0")):
         return
+    here = f"{Path.cwd()}/"
     for problem in problems:
-        print(problem.json() if as_json else problem)
+        print((problem.json() if as_json else str(problem)).replace(here, ""))
     if not as_json:
-        codes = [problem.code for problem in problems]
-        print(", ".join(f"{code}: {codes.count(code)}" for code in sorted(set(codes))))
+        counts: Counter[str] = Counter()
+        for problem in problems:
+            counts[problem.code] += problem.count
+        print(", ".join(f"{code}: {counts[code]:,}" for code in sorted(counts)))

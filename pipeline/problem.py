@@ -16,6 +16,7 @@ class Problem:
     code: str
     message: str
     id: str | None = None  # of a row
+    count: int = 1  # more than 1 where one line stands for several
 
     def __str__(self) -> str:
         return f"ERROR {self.where} id={self.id or '-'} {self.code}: {self.message}"

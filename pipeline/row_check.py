@@ -116,8 +116,10 @@ def shown(problems: Iterable[Problem]) -> list[Problem]:
         seen[kind] += 1
         if seen[kind] <= SHOWN:
             kept.append(problem)
-    rest = {kind: count - SHOWN for kind, count in seen.items() if count > SHOWN}
-    return [*kept, *(Problem(path or "-", code, f"{count:,} more") for (path, code), count in rest.items())]
+    for (path, code), count in seen.items():
+        if (rest := count - SHOWN) > 0:
+            kept.append(Problem(path or "-", code, f"{rest:,} more", count=rest))
+    return kept
 
 
 # --- one row ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ _WORDS = {
     "importance_sampling_level",
     "loss_type",
     "multi_objective_aggregation",
+    "scale_rewards",
     "vllm_importance_sampling_mode",
     "vllm_mode",
 }

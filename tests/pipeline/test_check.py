@@ -154,6 +154,8 @@ def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], tmp_path: 
         ("max_length: 400", "report_to: swanlab", 12, "package_missing"),
         ("max_length: 400", "eval_strategy: epoch", 7, "eval_data"),
         ("max_steps: 3", "loss_type: ppo", 18, "bad_value"),
+        ("max_steps: 3", "scale_rewards: all", 18, "bad_value"),
+        ("max_steps: 3", "eval_strategy: steps", 18, "reserved_key"),
         ("max_steps: 3", "temperature: 0", 18, "bad_value"),
         ("num_generations: 4", "num_generations: 3", 18, "batch_arithmetic"),
         ("num_generations: 4", "num_generations: 4, generation_batch_size: 6", 18, "batch_arithmetic"),
@@ -237,9 +239,8 @@ def test_every_bad_row_is_named_under_its_own_code(check: Callable[..., Checked]
     code, problems, text = check()
     assert code == 2
     named = [problem for problem in problems if problem.code != "bad_rows"]
-    path = folder / "cold.jsonl"
     assert [(problem.place, problem.code) for problem in named] == [
-        (f"{path}:{line}", code) for line, (code, _) in enumerate(BAD_ROWS, 2)
+        (f"cold.jsonl:{line}", code) for line, (code, _) in enumerate(BAD_ROWS, 2)
     ]
     assert named[4].id == "r6"
     assert f"{len(BAD_ROWS)} of {len(BAD_ROWS) + 2} rows cannot be used" in text
@@ -253,7 +254,8 @@ def test_at_most_ten_of_a_kind_are_named_and_the_rest_counted(check: Callable[..
     _write(folder / "cold.jsonl", [{**_row(number), "answer": ""} for number in range(30)] + [_row(31)])
     _, problems, text = check()
     assert [problem.code for problem in problems] == ["empty_answer"] * 11 + ["bad_rows"]
-    assert f"ERROR {folder / 'cold.jsonl'} id=- empty_answer: 20 more" in text
+    assert "ERROR cold.jsonl id=- empty_answer: 20 more" in text
+    assert text.splitlines()[-1] == "bad_rows: 1, empty_answer: 30"
     _, problems, _ = check("--sample", "3")
     assert [problem.code for problem in problems] == ["empty_answer"] * 3 + ["bad_rows"]
 
@@ -282,6 +284,10 @@ def test_json_says_the_same(check: Callable[..., Checked], folder: Path) -> None
         ({"model.path": "no/such-model"}, "model", "no such folder"),
         ({"grpo.trainer.max_completion_length": 2040}, "too_long", "a prompt and its longest completion do not fit"),
         ({"grpo.trainer.per_device_train_batch_size": 32}, "data", "6 prompts are fewer than a generation takes"),
+        ({"sft.trainer.deepspeed": "none.json"}, "package_missing", "pip install deepspeed"),
+        ({"sft.trainer.fsdp": "foo"}, "trainer", "recipe.yaml:11"),
+        ({"grpo.trainer.debug": "overflow"}, "trainer", "recipe.yaml:18"),
+        ({"sft.trainer.tf32": "true"}, None, "no problem found"),
         ({"grpo.rewards": "[own.py:breaks]"}, "reward", "recipe.yaml:17"),
     ],
 )
@@ -311,8 +317,7 @@ def test_a_text_model_cannot_see(check: Callable[..., Checked], folder: Path, sm
 def test_a_bad_row_of_a_task_is_named(check: Callable[..., Checked], folder: Path) -> None:
     _write(folder / "held.jsonl", [_row(20), {**_row(21), "images": ["none.png"]}, {**_row(22), "id": "r20"}])
     _, problems, _ = check()
-    held = folder / "held.jsonl"
-    assert problems == [Found(f"{held}:2", "image_missing", "r21"), Found(f"{held}:3", "duplicate_id", "r20")]
+    assert problems == [Found("held.jsonl:2", "image_missing", "r21"), Found("held.jsonl:3", "duplicate_id", "r20")]
 
 
 def test_a_full_disk_is_foreseen(check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch) -> None:

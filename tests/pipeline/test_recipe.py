@@ -1,10 +1,11 @@
 """A recipe's mistakes: each named with its line, all at once, before torch is imported."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from pipeline import cross_check
+from pipeline import cross_check, trl_fields
 from pipeline.problem import RecipeError
 from pipeline.recipe_file import load
 
@@ -175,3 +176,10 @@ def test_saves_within_a_generation_are_refused_with_the_arithmetic(path: Path, s
 def test_saves_between_two_generations_are_not(path: Path, settings: str) -> None:
     path.write_text(GOOD.replace("use_vllm: false", f"use_vllm: false, {settings}"))
     load(path, [])
+
+
+def test_every_limit_is_on_a_setting_that_trl_has() -> None:
+    known = {**trl_fields.fields("sft"), **trl_fields.fields("grpo")}
+    assert trl_fields._LIMITS.keys() <= known.keys()
+    for name in trl_fields._WORDS:
+        assert known[name].default in get_args(known[name].type), "TRL's own default is one of the words"
