@@ -211,7 +211,10 @@ def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
     prompt = _prompt_tokens(chat, text, images, room)
     if not chat.reads_back(ids, row["think"], row["answer"]):
         return {"prompt_tokens": prompt, "think_tokens": -1, "answer_tokens": 0}
-    answer = len(chat.ids(completion[completion.rindex(TAGS[1]) + len(TAGS[1]) :]))
+    end = ids[
+        -len(chat.ids(completion[completion.rindex(TAGS[1]) :])) - 8 :
+    ]  # the tag lies in it; ids may merge across
+    answer = len(end) - chat.answer_start(end)
     return {"prompt_tokens": prompt, "think_tokens": len(ids) - answer, "answer_tokens": answer}
 
 
