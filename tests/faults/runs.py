@@ -48,8 +48,9 @@ def write_recipe(folder: Path, model: Path, keys: dict[str, Any] | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "contrast.py").write_text(REWARD)
     rows = [{"id": f"q{n}", "question": f"What is {n} plus 2?", "answer": str(n + 2)} for n in range(12)]
+    held = [{"question": f"What is {n} plus 2?", "answer": str(n + 2)} for n in range(12, 16)]
     thought = [{**row, "think": f"I see {row['id']}; is that so? Yes!"} for row in rows]
-    for name, lines in {"sft": thought, "rl": rows, "held": rows[:4]}.items():
+    for name, lines in {"sft": thought, "rl": rows, "held": held}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     common = {"logging_steps": 1, "gradient_checkpointing": False, "save_steps": 2, "learning_rate": 1e-2}
     recipe = {

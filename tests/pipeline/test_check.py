@@ -301,6 +301,16 @@ def test_what_does_not_fit_together(
     assert words in text
 
 
+def test_batches_are_those_of_all_ranks(check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = "grpo.trainer.per_device_train_batch_size=1"
+    code, [problem], _ = check(small)
+    assert (code, problem.code) == (2, "batch_arithmetic")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    code, problems, text = check(small)
+    assert (code, problems) == (0, [])
+    assert "3 steps of 2 prompts x 4 completions" in text
+
+
 def test_rows_with_and_without_images_cannot_be_mixed(check: Callable[..., Checked], folder: Path) -> None:
     _write(folder / "rl.jsonl", [{**_row(n), "question": f"{n}?", "images": ["0.png"] * (n % 2)} for n in range(6)])
     code, [problem], text = check()

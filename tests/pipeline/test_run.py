@@ -196,7 +196,7 @@ def test_data_that_a_later_step_needs_is_missed_before_the_first_stage(
     process = start([sys.executable], write(content), folder=tmp_path)
     output = process.communicate(timeout=LIMIT_S)[0]
     assert process.returncode == 2, output
-    assert "ERROR data.rl id=- data: no file no-such-file.parquet" in output
+    assert "recipe.yaml:3 id=- data: no file no-such-file.parquet" in output
     assert "Traceback" not in output
     assert "stage 1" not in output
 
