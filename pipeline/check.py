@@ -14,7 +14,7 @@ from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import GrpoStage, Recipe, SftStage
 from pipeline.recipe_file import where
 from pipeline.reward_check import check_rewards
-from pipeline.row_check import Use, examine, row_problems, shown
+from pipeline.row_check import HeldOut, Use, examine, row_problems, shown
 
 if TYPE_CHECKING:
     from eval.chat import Chat
@@ -81,7 +81,7 @@ def _check_stage(
 ) -> None:
     from pipeline.plan import stage_plan
 
-    held_out: dict[str, str] = {}
+    held_out = HeldOut()
     with suppress(ValueError, OSError):  # what cannot be read is reported for its own sake
         held_out = rows_of.held_out(recipe, stage, first)
     place = where(recipe, "data", stage.data, "path")
@@ -100,7 +100,7 @@ def _check_stage(
     if stage.kind == "sft" and stage.eval_data:
         data = recipe.data[stage.eval_data]
         with report.found_in(where(recipe, "data", stage.eval_data, "path"), "data"):
-            report.problems += rows_of.problems(rows_of.examined(data, chat, use, None, first), data)
+            report.problems += rows_of.problems(rows_of.examined(data, chat, use, first=first), data)
 
 
 def _check_task(task: str, report: Report, first: int | None) -> None:
@@ -110,7 +110,7 @@ def _check_task(task: str, report: Report, first: int | None) -> None:
     facts = examine(rows, None, Use(trains=False, verifies=True))
     found = {
         index: wrong
-        for index, each in row_problems(facts, loaded.path).items()
+        for index, each in row_problems(facts, loaded.path, HeldOut()).items()
         if (wrong := [problem for problem in each if problem.code != "duplicate_row"])  # a benchmark is what it is
     }
     unusable = sum(problems[0].code == "answer_unusable" for problems in found.values())

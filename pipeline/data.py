@@ -3,7 +3,6 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from eval.rows import prompt, read
 from eval.task import load_task
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Data, GrpoStage, Recipe, SftStage
-from pipeline.row_check import Facts, Use, examine, row_problems, shown
+from pipeline.row_check import Facts, HeldOut, Use, examine, row_problems, shown
 from rewards.response import render
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from eval.chat import Chat
 
 Row = dict[str, Any]
+NOTHING = HeldOut()
 VERIFYING = {"accuracy", "brevity"}  # the shipped rewards that compare with the answer
 
 
@@ -41,9 +41,7 @@ class Examined:
         return ", ".join(f"{code} {count}" for code, count in codes.most_common())
 
 
-def examined(
-    data: Data, chat: "Chat", use: Use, held_out: Mapping[str, str] | None = None, first: int | None = None
-) -> Examined:
+def examined(data: Data, chat: "Chat", use: Use, held_out: HeldOut = NOTHING, first: int | None = None) -> Examined:
     """Read and check the data, or its `first` rows.
 
     Raises:
@@ -53,7 +51,11 @@ def examined(
     if use.trains and "think" not in rows.column_names and "code" not in rows.column_names:
         raise ValueError(f"{data.place}: an sft stage trains on think traces, and the rows have no column 'think'")
     facts = examine(rows, chat, use)
-    return Examined(rows, facts, row_problems(facts, data.place, held_out))
+    found = Examined(rows, facts, row_problems(facts, data.place, held_out))
+    shared = sum(not held_out.pictures.isdisjoint(facts.pictures[index]) for index in found.usable())
+    if shared:  # common in ScienceQA's own splits, and no copy of a question
+        tell(f"WARNING {data.place}: {shared} rows show an image that is evaluated on, with another question")
+    return found
 
 
 def problems(found: Examined, data: Data) -> list[Problem]:
@@ -67,7 +69,7 @@ def problems(found: Examined, data: Data) -> list[Problem]:
     return []
 
 
-def usable_rows(data: Data, chat: "Chat", use: Use, held_out: Mapping[str, str] | None = None) -> "datasets.Dataset":
+def usable_rows(data: Data, chat: "Chat", use: Use, held_out: HeldOut = NOTHING) -> "datasets.Dataset":
     """The rows of `data` that can be used.
 
     Raises:
@@ -84,8 +86,8 @@ def usable_rows(data: Data, chat: "Chat", use: Use, held_out: Mapping[str, str] 
     return rows.remove_columns([name for name in ("code", "problem") if name in rows.column_names])
 
 
-def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = None) -> dict[str, str]:
-    """Keys of the rows that judge what `stage` learns, and where each stands; it must train on none of them.
+def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = None) -> HeldOut:
+    """The rows that judge what `stage` learns; it must train on none of them.
 
     Raises:
         ValueError: they cannot be read.
@@ -93,13 +95,15 @@ def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = No
     sources = [(task.name, task.source(), task.limit) for task in map(load_task, _tasks(recipe))]
     if eval_data := getattr(stage, "eval_data", None):
         sources.append((eval_data, recipe.data[eval_data].source(), None))
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    pictures: set[str] = set()
     for name, source, limit in sources:
         facts = examine(read(source, first), None, Use(trains=False))
         for index, key in enumerate(facts.keys[:limit]):
             if not facts.problems[index]:
-                found.setdefault(key, f"{name}, row {index + 1}")
-    return found
+                keys.setdefault(key, f"{name}, row {index + 1}")
+                pictures.update(facts.pictures[index])
+    return HeldOut(keys, pictures)
 
 
 def _tasks(recipe: Recipe) -> list[str]:
@@ -134,7 +138,7 @@ def _positions(chat: "Chat") -> int | None:
 
 
 def sft_rows(
-    data: Data, chat: "Chat", max_length: int | None = None, held_out: Mapping[str, str] | None = None
+    data: Data, chat: "Chat", max_length: int | None = None, held_out: HeldOut = NOTHING
 ) -> "datasets.Dataset":
     """Prompt-completion conversations; `images` where the rows have any. Raises: see `usable_rows`."""
     rows = usable_rows(data, chat, sft_use(max_length, chat), held_out)
@@ -142,9 +146,7 @@ def sft_rows(
     return rows.map(_conversation, remove_columns=replaced, desc="prompts")
 
 
-def rollout_rows(
-    data: Data, chat: "Chat", stage: GrpoStage, held_out: Mapping[str, str] | None = None
-) -> "datasets.Dataset":
+def rollout_rows(data: Data, chat: "Chat", stage: GrpoStage, held_out: HeldOut = NOTHING) -> "datasets.Dataset":
     """The rows that the stage can ask. Raises: see `usable_rows`."""
     return usable_rows(data, chat, grpo_use(stage, chat), held_out)
 

@@ -6,8 +6,8 @@ One pass over the data, on all cores, and cached: a run that starts, and each of
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,14 @@ class Facts:
     answer_tokens: list[int]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that judge what is learned, by digest."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)  # of question and images: where the row stands
+    pictures: Set[str] = frozenset()
+
+
 def examine(rows: "datasets.Dataset", chat: "Chat | None", use: Use) -> Facts:
     """Read every row of `rows`; with no `chat`, only what does not need a model."""
     columns = [name for name in _READ if name in rows.column_names]
@@ -82,13 +90,8 @@ def examine(rows: "datasets.Dataset", chat: "Chat | None", use: Use) -> Facts:
     return Facts(problems, ids, whole["key"], whole["target"], whole["pictures"], **numbers)
 
 
-def row_problems(facts: Facts, path: str, held_out: Mapping[str, str] | None = None) -> dict[int, list[Problem]]:
-    """By row, what is wrong with it, and of what it is a copy.
-
-    Args:
-        path: of the data, for the lines.
-        held_out: keys of the rows that the model is evaluated on, and where they stand.
-    """
+def row_problems(facts: Facts, path: str, held_out: HeldOut) -> dict[int, list[Problem]]:
+    """By row, what is wrong with it, and of what it is a copy. `path` is the data's, for the lines."""
     found: dict[int, list[Problem]] = {}
     first_id: dict[str, int] = {}
     first_text: dict[tuple[str, str], int] = {}
@@ -100,7 +103,7 @@ def row_problems(facts: Facts, path: str, held_out: Mapping[str, str] | None = N
                 each.append(("duplicate_id", f"row {line + 1} has this id too; an id names one row"))
             elif (line := first_text.setdefault(text, index)) != index:
                 each.append(("duplicate_row", f"the same as row {line + 1}, id {facts.ids[line]}"))
-            if place := (held_out or {}).get(facts.keys[index]):
+            if place := held_out.keys.get(facts.keys[index]):
                 each.append(("overlap", f"its question and images are evaluated on: {place}"))
         if each:
             found[index] = [Problem(f"{path}:{index + 1}", code, said, row_id) for code, said in each]

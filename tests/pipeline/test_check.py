@@ -330,6 +330,15 @@ def test_a_bad_row_of_a_task_is_named(check: Callable[..., Checked], folder: Pat
     assert problems == [Found("held.jsonl:2", "image_missing", "r21"), Found("held.jsonl:3", "duplicate_id", "r20")]
 
 
+def test_images_that_are_evaluated_on_with_another_question_are_counted(
+    check: Callable[..., Checked], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipe.yaml", "--check"]) == 0
+    said = capsys.readouterr().err
+    warning = "WARNING {}: 4 rows show an image that is evaluated on, with another question"
+    assert all(warning.format(folder / name) in said for name in ("cold.jsonl", "rl.jsonl"))
+
+
 def test_a_full_disk_is_foreseen(check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "free_bytes", lambda root: 1_000_000)
     code, [problem], text = check()
