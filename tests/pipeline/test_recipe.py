@@ -45,8 +45,9 @@ def _problems(path: Path, *overrides: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_a_good_recipe_loads_with_yaml_1_2_numbers(path: Path) -> None:
-    recipe = load(path, [])
+def test_a_good_recipe_loads_with_yaml_1_2_numbers_and_words(path: Path) -> None:
+    recipe = load(path, ["sft.trainer.eval_strategy=no", "sft.trainer.warmup_steps=1e-1"])
+    assert (recipe.stages[0].trainer["eval_strategy"], recipe.stages[0].trainer["warmup_steps"]) == ("no", 0.1)
     assert recipe.stages[0].trainer["learning_rate"] == 1e-5
     assert [stage.label for stage in recipe.stages] == ["sft (SCALe)", "grpo (GRPO)"]
     assert recipe.stages[1].rewards[1].weight == 0.1
