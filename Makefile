@@ -25,8 +25,10 @@ demo: setup
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml
 
+# What starts processes of its own, and what watches the clock over them, has all cores for itself.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -m slow
 
 # Ratios against TRL's own code in one run, to bench.json. Times are taken with an allocator that keeps its memory: asking
 # the kernel for large buffers at each step takes half of it on a CPU, and most of the noise.
