@@ -37,6 +37,12 @@ def canonical(format: Format, values: Values, index: int) -> Row:
     row |= {"think": None, "kind": None, "choices": None} | _FORMATS[format](values)
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise BadRow("empty_question", "the question is empty")
+    for name in ("think", "kind"):
+        if not isinstance(row[name], str | None):
+            raise BadRow("row_shape", f"{name} is {row[name]!r:.80}, not text")
+    if not all(isinstance(choice, str | int | float) for choice in row["choices"] or []):
+        raise BadRow("row_shape", f"choices are {row['choices']!r:.80}, not texts")
+    row["choices"] = [str(choice) for choice in row["choices"]] if row["choices"] else None
     return row
 
 

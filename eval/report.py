@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 

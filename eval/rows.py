@@ -49,11 +49,17 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
     Raises:
         ValueError: a column that the format needs is missing, or there is no row.
     """
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowInvalid
+
     if source.images and not Path(source.images).is_dir():
         raise ValueError(f"{source.images}: no folder of images; it is relative to the recipe or task that names it")
     source = _with_file(source)
     files = _json_files(source)
-    rows = _from_json(source, files, first) if files else _from_table(source, first)
+    try:
+        rows = _from_json(source, files, first) if files else _from_table(source, first)
+    except (DatasetsError, ArrowInvalid) as error:
+        raise ValueError(f"{source.path}: cannot be read: {error.__cause__ or error}") from error
     if len(rows) == 0:
         raise ValueError(f"{source.path}: no row")
     empty = [name for name in _FEATURES() if name in rows.column_names and _is_empty(rows, name)]
@@ -110,7 +116,7 @@ def _FEATURES() -> dict[str, Any]:
 
 
 def _is_empty(rows: "datasets.Dataset", name: str) -> bool:
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
+    import pyarrow.compute as pc
 
     if name in {"id", "question", "answer"}:
         return False
@@ -242,7 +248,6 @@ def _json_files(source: Source) -> list[Path]:
 
 def _from_json(source: Source, files: list[Path], first: int | None) -> "datasets.Dataset":
     from datasets import Dataset, Features
-    from datasets.exceptions import DatasetGenerationError
 
     peeked = list(islice(_json_rows(files), PEEKED))
     rows = [row for row in peeked if isinstance(row, dict)]
@@ -254,14 +259,11 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
     if first is not None:
         return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=features)
     contents = [_content(file) for file in files]
-    try:
-        return Dataset.from_generator(
-            lambda: _json_canonical(source, _json_rows(files), extras, roots),
-            features=features,
-            fingerprint=_fingerprint(contents, asdict(source), list(map(str, roots)), extras),
-        )
-    except DatasetGenerationError as error:
-        raise ValueError(f"{source.path}: a column has values of several types: {error.__cause__}") from error
+    return Dataset.from_generator(
+        lambda: _json_canonical(source, _json_rows(files), extras, roots),
+        features=features,
+        fingerprint=_fingerprint(contents, asdict(source), list(map(str, roots)), extras),
+    )
 
 
 def _content(file: Path) -> str:
@@ -287,7 +289,7 @@ def _lines(lines: Any) -> Iterator[dict[str, Any] | BadRow]:
         blank = 0
         try:
             row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            yield row if isinstance(row, dict) else BadRow("json", f"not an object: {row!s:.80}")
+            yield row if isinstance(row, dict) and b"\\u" not in line else _object(row)
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError too
             yield BadRow("json", f"not valid JSON: {error}")
 
@@ -298,9 +300,19 @@ def _array(file: Any) -> Iterator[dict[str, Any] | BadRow]:
 
     try:
         for row in ijson.items(file, "item", use_float=True):
-            yield row if isinstance(row, dict) else BadRow("json", f"not an object: {row!s:.80}")
+            yield _object(row)
     except ijson.JSONError as error:
         yield BadRow("json", f"not valid JSON from here on: {error}")
+
+
+def _object(row: Any) -> dict[str, Any] | BadRow:
+    if not isinstance(row, dict):
+        return BadRow("json", f"not an object: {row!s:.80}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return BadRow("json", "half of a surrogate pair stands alone in it, which is no text")
+    return row
 
 
 def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: list[Path]) -> Iterator[dict[str, Any]]:
@@ -325,6 +337,6 @@ def _types(rows: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
         try:
             kind = pa.array([row.get(name) for row in rows]).type
             found[name] = Value("string") if pa.types.is_null(kind) else generate_from_arrow_type(kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             found[name] = Value("string")
     return found

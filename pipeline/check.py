@@ -33,7 +33,7 @@ class Report:
             yield
         except RecipeError as error:
             self.problems += error.problems
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:  # a processor may need a package
             self.problems.append(Problem(place, code, str(error).splitlines()[0]))
 
 

@@ -164,7 +164,7 @@ def grpo_rows(rows: "datasets.Dataset", data: Data, stage: GrpoStage) -> "datase
 
 def has_images(rows: "datasets.Dataset") -> list[bool]:
     """Whether each row has images. Reads all of them, in batches, and decodes none."""
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
+    import pyarrow.compute as pc
 
     if "images" not in rows.column_names:
         return [False] * len(rows)

@@ -111,8 +111,11 @@ def _saves(setting: dict[str, Any], steps: int) -> int:
 
 def parameters(config: Any, stage: SftStage | GrpoStage, dtype: str) -> tuple[int, int]:
     """All parameters of the model, and the ones that the stage trains; nothing is loaded for that."""
+    architecture = getattr(transformers, (config.architectures or ["none"])[0], None)
+    if architecture is None:
+        raise ValueError(f"the model's config.json names no architecture of transformers: {config.architectures}")
     with torch.device("meta"):
-        model = getattr(transformers, config.architectures[0])(config)
+        model = architecture(config)
         total = _count(model.parameters())
         if stage.lora is None:
             return total, total

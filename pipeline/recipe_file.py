@@ -19,6 +19,7 @@ from ruamel.yaml.events import (
     NodeEvent,
     ScalarEvent,
 )
+from ruamel.yaml.reader import ReaderError
 
 from pipeline import cross_check
 from pipeline.problem import Problem, RecipeError, advice
@@ -115,6 +116,9 @@ def _load(text: str, at: Any) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError([Problem(at(line), "yaml", f"not valid YAML: {error.problem}")]) from None
+    except ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise RecipeError([Problem(at(line), "yaml", f"not valid YAML: {error.reason}")]) from None
 
 
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")

@@ -83,6 +83,9 @@ _LIMITS: dict[str, Any] = {
 }
 
 
+_NEVER_NULL = {"num_generations", "max_completion_length"}  # counts, which TRL says may be None and then multiplies
+
+
 class Field(NamedTuple):
     """One setting of a trainer: its type as far as it is plain Python (`Any` otherwise) and its literal default."""
 
@@ -145,6 +148,8 @@ def _limited(name: str, expected: Any) -> Any:
     """The type with what its values must be; of a union, its numbers."""
     if name not in _LIMITS or expected is Any:
         return expected
+    if name in _NEVER_NULL:
+        expected = int
     if get_origin(expected) in {typing.Union, types.UnionType}:
         return typing.Union[tuple(_limited(name, part) for part in get_args(expected))]  # noqa: UP007
     return Annotated[expected, _LIMITS[name]] if expected in {int, float} else expected

@@ -202,6 +202,10 @@ BAD_ROWS: list[tuple[str, Any]] = [  # its code, and what differs from a good ro
     ("json", ""),
     ("json", "[1, 2]"),
     ("row_shape", {"images": "images/0.png", "choices": 5}),
+    ("row_shape", {"kind": 3}),
+    ("row_shape", {"think": ["a", "b"]}),
+    ("row_shape", {"choices": [{"A": "cat"}], "answer": "A"}),
+    ("json", '{"id": "r9", "question": "\\ud83d alone", "answer": "7"}'),
     ("empty_question", {"question": " "}),
     ("empty_think", {"think": "..."}),
     ("empty_answer", {"answer": ""}),
@@ -242,7 +246,7 @@ def test_every_bad_row_is_named_under_its_own_code(check: Callable[..., Checked]
     assert [(problem.place, problem.code) for problem in named] == [
         (f"cold.jsonl:{line}", code) for line, (code, _) in enumerate(BAD_ROWS, 2)
     ]
-    assert named[4].id == "r6"
+    assert named[-1].id == f"r{len(BAD_ROWS) + 1}"
     assert f"{len(BAD_ROWS)} of {len(BAD_ROWS) + 2} rows cannot be used" in text
     assert "Traceback" not in text
     dropped = check("data.cold.bad_rows=drop")
@@ -280,6 +284,7 @@ def test_json_says_the_same(check: Callable[..., Checked], folder: Path) -> None
         ),
         ({"data.cold.columns": "{question: ask}"}, "data", "missing: ask"),
         ({"data.cold.path": "held.yaml"}, "data", "held.yaml"),
+        ({"data.cold.path": "broken.parquet"}, "data", "broken.parquet: cannot be read"),
         ({"data.rl.images": "elsewhere"}, "data", "elsewhere: no folder of images"),
         ({"model.path": "no/such-model"}, "model", "no such folder"),
         ({"grpo.trainer.max_completion_length": 2040}, "too_long", "a prompt and its longest completion do not fit"),
@@ -295,6 +300,7 @@ def test_what_does_not_fit_together(
     check: Callable[..., Checked], folder: Path, change: dict[str, Any], code: str | None, words: str
 ) -> None:
     (folder / "own.py").write_text("def breaks(completions, gold, **columns):\n    return [0.0 for _ in completions]\n")
+    (folder / "broken.parquet").write_bytes(b"PAR1 and no more")
     exit_code, problems, text = check(*(f"{key}={value}" for key, value in change.items()))
     assert exit_code == (2 if code else 0)
     assert {problem.code for problem in problems} <= {code, "bad_rows"}

@@ -1,12 +1,13 @@
 """A recipe's mistakes: each named with its line, all at once, before torch is imported."""
 
+import random
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from pipeline import cross_check, trl_fields
-from pipeline.problem import RecipeError
+from pipeline.problem import Problem, RecipeError
 from pipeline.recipe_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,3 +185,24 @@ def test_every_limit_is_on_a_setting_that_trl_has() -> None:
     assert trl_fields._LIMITS.keys() <= known.keys()
     for name in trl_fields._WORDS:
         assert known[name].default in get_args(known[name].type), "TRL's own default is one of the words"
+
+
+def test_whatever_stands_in_a_recipe_it_loads_or_is_a_mistake(path: Path) -> None:
+    rng, lines = random.Random(0), GOOD.splitlines()
+    junk = "null|[]|{}|-1|1e400|''|yes|{a: b}|!!int 3|&a b|*a|\t|- x|: :|\0|-.inf|?|<<: 1|\ufeff|'|123456789".split("|")
+    mistakes: list[Problem] = []
+    for _ in range(400):
+        mangled = list(lines)
+        for _ in range(rng.randint(1, 2)):
+            at = rng.randrange(len(mangled))
+            key, colon, _ = mangled[at].partition(":")
+            word = rng.choice([*mangled[at].split(), *"{}[],: "])
+            broken = [key + colon + " " + rng.choice(junk)], [mangled[at].replace(word, rng.choice(junk), 1)]
+            mangled[at : at + 1] = rng.choice([[], *broken, [rng.choice(lines), mangled[at]]])
+        path.write_text("\n".join(mangled) + "\n")
+        try:
+            load(path, [])
+        except RecipeError as error:
+            mistakes += error.problems
+    assert len(mistakes) > 300
+    assert all(str(problem).startswith(f"ERROR {path}") for problem in mistakes)

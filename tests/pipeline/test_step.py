@@ -100,6 +100,7 @@ def test_an_uneven_window_of_micro_batches_is_still_a_mean_over_its_sequences(
     _check(trained, (model, reference(model, Chat(folder), [[0, 1, 2, 3, 4]] * 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "accumulation"), [(2, 1), (1, 2)])
 def test_two_ranks_take_the_same_steps(
     small: Callable[[str], Path], tmp_path: Path, batch: int, accumulation: int

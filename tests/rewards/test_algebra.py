@@ -15,6 +15,8 @@ from tables import SLOW
 from rewards import algebra
 from rewards.verify import Outcome, Question, verify, verify_all
 
+pytestmark = pytest.mark.slow
+
 
 def _workers() -> list[int]:
     children = subprocess.run(

@@ -18,6 +18,8 @@ from rewards.plain import plain
 from rewards.quantity import quantity
 from rewards.verify import Outcome, Question, kind_of, usable, verify, verify_all
 
+pytestmark = pytest.mark.slow
+
 PAIRS = table("pairs")
 
 
