@@ -138,6 +138,9 @@ def _pitfalls(text: str) -> Iterator[tuple[int, str, str]]:
             continue
         yield from ((line, code, message) for code, message in _pitfall(event))
         if isinstance(event, CollectionStartEvent):
+            if is_key and open_ and open_[-1] is not None:
+                yield line, "yaml", "a key is a word, not a mapping or a list"
+                return
             open_.append({} if isinstance(event, MappingStartEvent) else None)
             if len(open_) > MAX_DEPTH:
                 yield line, "yaml_too_deep", f"more than {MAX_DEPTH} levels deep; a recipe has six"
