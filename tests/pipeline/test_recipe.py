@@ -84,7 +84,8 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers_and_words(path: Path) -> None
         ("[scienceqa_img]", "[sciencqa]", 18, "no task 'sciencqa'. Shipped: scienceqa_img"),
         ("name: grpo", "name: sft", 13, "stage_name: 'sft' is taken"),
         ("kind: grpo", "kind: ppo", 14, "grpo.kind: 'ppo' is no kind of stage"),
-        ("model: {", "model: {{", 3, "yaml: not valid YAML"),
+        ("model: {", "model: {{", 2, "yaml: a key is a word, not a mapping or a list"),
+        ("rows.jsonl}", "rows.jsonl", 5, "yaml: not valid YAML"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(path: Path, old: str, new: str, line: int, message: str) -> None:
