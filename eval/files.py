@@ -1,5 +1,6 @@
-"""The run's small files: written whole or not at all, read line by line."""
+"""Files: small ones written whole or not at all, read line by line; digests."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of `value` as JSON."""
     write_text(path, json.dumps(value, indent=1))
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import formats, images
+from eval.files import sha256
 from eval.formats import REPLACED, REQUIRED, Format, canonical
 from eval.images import BadRow, located
 from rewards import response
@@ -62,7 +63,7 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
         raise ValueError(f"{source.path}: cannot be read: {error.__cause__ or error}") from error
     if len(rows) == 0:
         raise ValueError(f"{source.path}: no row")
-    empty = [name for name in _FEATURES() if name in rows.column_names and _is_empty(rows, name)]
+    empty = [name for name in _features() if name in rows.column_names and _is_empty(rows, name)]
     return rows.remove_columns(empty)
 
 
@@ -107,7 +108,7 @@ def _with_file(source: Source) -> Source:
     return replace(source, path=str(path), file=None, images=source.images or str(path.parent))
 
 
-def _FEATURES() -> dict[str, Any]:
+def _features() -> dict[str, Any]:
     from datasets import Image, List, Value
 
     text = Value("string")
@@ -170,7 +171,7 @@ def _fingerprint(*parts: Any) -> str:
 @cache
 def _rules() -> list[str]:
     files = [__file__, formats.__file__, images.__file__, response.__file__]
-    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    return [sha256(Path(file)) for file in files]
 
 
 # --- tables: hub data sets, parquet, saved data sets, folders of images -----------------------------------------------
@@ -187,7 +188,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
         lambda values, index: _canonical(source, values, index, roots),
         with_indices=True,
         remove_columns=[name for name in table.column_names if name not in extras],
-        features=datasets.Features(_FEATURES() | extras),
+        features=datasets.Features(_features() | extras),
         new_fingerprint=_fingerprint(table._fingerprint, asdict(source)),
         desc="reading rows",
     )
@@ -195,7 +196,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
 
 def _replaced(source: Source) -> set[str]:
     """The data's names of the columns that the canonical row replaces."""
-    return {source.columns.get(name, name) for name in REPLACED | _FEATURES().keys()}
+    return {source.columns.get(name, name) for name in REPLACED | _features().keys()}
 
 
 def _roots(source: Source) -> list[Path]:
@@ -255,20 +256,14 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
         raise ValueError(f"{files[0]}: neither JSON lines nor an array of objects: {peeked[0]}")
     _check_columns(source, list(dict.fromkeys(name for row in rows for name in row)))
     extras = _types(rows, _replaced(source))
-    features, roots = Features(_FEATURES() | extras), _roots(source)
+    features, roots = Features(_features() | extras), _roots(source)
     if first is not None:
         return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=features)
-    contents = [_content(file) for file in files]
     return Dataset.from_generator(
         lambda: _json_canonical(source, _json_rows(files), extras, roots),
         features=features,
-        fingerprint=_fingerprint(contents, asdict(source), list(map(str, roots)), extras),
+        fingerprint=_fingerprint([sha256(file) for file in files], asdict(source), list(map(str, roots)), extras),
     )
-
-
-def _content(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _json_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:

@@ -17,6 +17,8 @@ from pipeline.problem import Problem, RecipeError, mistakes
 from pipeline.recipe import GrpoStage, Recipe, SftStage, processes
 from pipeline.recipe_file import where
 
+KEPT_CHECKPOINTS = 2  # our choice: the newest, and one more should it be damaged
+
 
 def sft_arguments(recipe: Recipe, stage: SftStage, model_in: str, out: Path) -> SFTConfig:
     """Raises: ValueError: TRL refuses them."""
@@ -98,7 +100,7 @@ def _settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path)
     return {
         "report_to": "none",
         "log_level_replica": "error",
-        "save_total_limit": 2,  # our choice: the newest, and one more should it be damaged
+        "save_total_limit": KEPT_CHECKPOINTS,
         "use_cpu": on_cpu,
         "bf16": recipe.model.dtype == "bfloat16",
         **trainer,

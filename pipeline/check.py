@@ -37,12 +37,17 @@ class Report:
             self.problems.append(Problem(place, code, str(error).splitlines()[0]))
 
 
-def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> Report:
+def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> "list[StagePlan]":
     """Check all that the recipe names; each row that a stage uses, or the `first` of each data set.
+
+    Returns what each stage will do.
 
     Args:
         root: the run folder.
         out: where the table of rewards goes.
+
+    Raises:
+        RecipeError: with all problems at once.
     """
     report = Report()
     chat = _chat(recipe, report)
@@ -52,7 +57,7 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
         report.problems += refused(recipe, chat.config)
         for index, stage in enumerate(recipe.stages):
             _check_stage(recipe, index, stage, chat, report, first)
-    for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
+    for index, task in enumerate(recipe.tasks):
         with report.found_in(where(recipe, "evaluate", "tasks", index), "task_data"):
             _check_task(task, report, first)
     with report.found_in(where(recipe, "stages"), "reward"):
@@ -62,7 +67,9 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
         from pipeline.plan import disk_problem
 
         report.problems += filter(None, [disk_problem(report.plans, root)])
-    return report
+    if report.problems:
+        raise RecipeError(report.problems)
+    return report.plans
 
 
 def _chat(recipe: Recipe, report: Report) -> "Chat | None":
@@ -120,12 +127,12 @@ def _check_task(task: str, report: Report, first: int | None) -> None:
         rows_of.tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
 
 
-def describe(report: Report, root: Path, out: TextIO, as_json: bool = False) -> None:
+def describe(plans: "list[StagePlan]", root: Path, out: TextIO, as_json: bool = False) -> None:
     """What the recipe will do."""
     from pipeline import plan
 
     if as_json:
-        print(json.dumps({"plan": plan.as_json(report.plans, root)}), file=out)
+        print(json.dumps({"plan": plan.as_json(plans, root)}), file=out)
         return
-    for line in plan.describe(report.plans, root):
+    for line in plan.describe(plans, root):
         print(line, file=out)

@@ -58,7 +58,7 @@ def _rewards(recipe: Recipe, folder: Path) -> Iterator[Found]:
 
 
 def _tasks(recipe: Recipe, folder: Path) -> Iterator[Found]:
-    for index, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else []):
+    for index, task in enumerate(recipe.tasks):
         try:
             load_task(local(task, folder))
         except ValueError as error:

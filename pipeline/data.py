@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from eval.rows import prompt, read
+from eval.rows import good, prompt, read
 from eval.task import load_task
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Data, GrpoStage, Recipe, SftStage
@@ -83,7 +83,7 @@ def usable_rows(data: Data, chat: "Chat", use: Use, held_out: HeldOut = NOTHING)
     if found.bad:
         tell(f"{data.place}: left out {len(found.bad)} of {len(rows)} rows ({found.counts()})")
         rows = rows.select(found.usable())
-    return rows.remove_columns([name for name in ("code", "problem") if name in rows.column_names])
+    return good(rows)
 
 
 def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = None) -> HeldOut:
@@ -92,7 +92,7 @@ def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = No
     Raises:
         ValueError: they cannot be read.
     """
-    sources = [(task.name, task.source(), task.limit) for task in map(load_task, _tasks(recipe))]
+    sources = [(task.name, task.source(), task.limit) for task in map(load_task, recipe.tasks)]
     if eval_data := getattr(stage, "eval_data", None):
         sources.append((eval_data, recipe.data[eval_data].source(), None))
     keys: dict[str, str] = {}
@@ -104,10 +104,6 @@ def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = No
                 keys.setdefault(key, f"{name}, row {index + 1}")
                 pictures.update(facts.pictures[index])
     return HeldOut(keys, pictures)
-
-
-def _tasks(recipe: Recipe) -> list[str]:
-    return recipe.evaluate.tasks if recipe.evaluate else []
 
 
 # --- what a stage does with its rows ----------------------------------------------------------------------------------

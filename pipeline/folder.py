@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.files import write_json
-from pipeline.manifest import check_files, read_sealed, seal, sha256
+from eval.files import sha256, write_json
+from pipeline.manifest import check_files, read_sealed, seal
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Recipe, processes
 

@@ -11,14 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.files import write_json
+from eval.files import sha256, write_json
 from pipeline.problem import Problem, RecipeError
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal(path: Path, folder: Path, facts: dict[str, Any]) -> None:

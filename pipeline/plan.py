@@ -12,6 +12,7 @@ import torch
 import transformers
 from peft import get_peft_model
 
+from pipeline.arguments import KEPT_CHECKPOINTS
 from pipeline.data import Examined
 from pipeline.handoff import adapter_settings
 from pipeline.manifest import size
@@ -49,7 +50,7 @@ class StagePlan:
 
 def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, config: Any) -> StagePlan:
     """`config` is the model's."""
-    setting = {**stage.settings(), "save_total_limit": 2, **stage.trainer}
+    setting = {**stage.settings(), "save_total_limit": KEPT_CHECKPOINTS, **stage.trainer}
     usable = data.usable()
     every = {"prompt": data.facts.prompt_tokens, "think": data.facts.think_tokens, "answer": data.facts.answer_tokens}
     lengths = {part: [counts[index] for index in usable] for part, counts in every.items()}

@@ -205,6 +205,11 @@ class Recipe(Strict):
     evaluate: Evaluate | None = None
     _path: Path = PrivateAttr(default=Path("recipe"))
 
+    @property
+    def tasks(self) -> list[str]:
+        """What checkpoints are evaluated on."""
+        return self.evaluate.tasks if self.evaluate else []
+
     def revision_of(self, model_in: str) -> str | None:
         """The pinned revision, where `model_in` is the recipe's model and not what a stage left."""
         return self.model.revision if model_in == self.model.path else None

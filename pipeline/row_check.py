@@ -7,15 +7,15 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import images as images_module
+from eval.files import sha256
 from eval.images import BadRow, check, size
 from eval.rows import undecoded
-from pipeline.manifest import sha256
 from pipeline.problem import Problem
 from rewards import verify
 from rewards.response import TAGS, Malformed, Reason, parse, render
@@ -214,9 +214,8 @@ def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
     prompt = _prompt_tokens(chat, text, images, room)
     if not chat.reads_back(ids, row["think"], row["answer"]):
         return {"prompt_tokens": prompt, "think_tokens": -1, "answer_tokens": 0}
-    end = ids[
-        -len(chat.ids(completion[completion.rindex(TAGS[1]) :])) - 8 :
-    ]  # the tag lies in it; ids may merge across
+    tail = len(chat.ids(completion[completion.rindex(TAGS[1]) :])) + 8  # the tag lies in it, though ids merge across
+    end = ids[-tail:]
     answer = len(end) - chat.answer_start(end)
     return {"prompt_tokens": prompt, "think_tokens": len(ids) - answer, "answer_tokens": answer}
 
@@ -294,7 +293,7 @@ def _rules() -> list[str]:
 
 
 def _fingerprint(rows: Any, pictured: "datasets.Dataset | None", chat: "Chat | None", use: Use) -> str:
-    parts = [rows._fingerprint, chat.digest() if chat else "", repr(use), *_rules()]
+    parts = [rows._fingerprint, chat.digest() if chat else "", repr(replace(use, verifies=False)), *_rules()]
     if pictured is not None:
         parts.append(_digest(*(f"{path} {stamp}" for path, stamp in _stamps(pictured))))
     return _digest(*parts)

@@ -14,7 +14,7 @@ from eval.task import Task, load_task
 from pipeline import preemption
 from pipeline.check import check, describe
 from pipeline.folder import RunFolder
-from pipeline.problem import RecipeError, mistakes
+from pipeline.problem import mistakes
 from pipeline.recipe import Recipe
 from rewards import algebra
 
@@ -60,10 +60,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         model_in = str(folder.model(recipe.stages[index - 1].name))
     if first:
         if index == 0:
-            report = check(recipe, folder.root, sys.stderr)
-            if report.problems:
-                raise RecipeError(report.problems)
-            describe(report, folder.root, sys.stderr)
+            describe(check(recipe, folder.root, sys.stderr), folder.root, sys.stderr)
         else:
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(recipe.stages[index - 1].name)
