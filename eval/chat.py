@@ -51,7 +51,7 @@ class Chat:
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         self.controls = re.compile("|".join(re.escape(token) for token in special if token not in TAGS) or "(?!)")
         self.ends = (_end_tokens(checkpoint, revision, self.config) | {self.tokenizer.eos_token_id}) - {None}
-        self.checkpoint = checkpoint
+        self.checkpoint, self.revision = checkpoint, revision
 
     def conversation(self, question: str, images: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The prompt in the shape that the processor's template takes."""

@@ -1,14 +1,31 @@
-"""Decode a checkpoint's responses to rows: transformers `generate`, in batches, greedy or sampled."""
+"""Decode a checkpoint's responses to rows, greedy or sampled: by transformers' `generate` or by vLLM's engine."""
 
+import importlib.util
+import os
 import re
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    ProcessorMixin,
+    set_seed,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from eval.chat import Chat
+from eval.files import folder_digest
+
+Backend = Literal["auto", "vllm", "transformers"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,95 @@ class Decoded:
     answer_tokens: int
 
 
+class Decoder(Protocol):
+    """A loaded checkpoint."""
+
+    backend: ClassVar[str]
+    batches: ClassVar[int]  # worth handing over at a time
+    chat: Chat
+    digest: str  # names the weights
+
+    def decode(
+        self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
+    ) -> list[Decoded]:
+        """One response a row; `temperature=None` is greedy. Sampling is repeatable for a seed and a batch."""
+        ...
+
+
+@contextmanager
+def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Backend = "auto") -> Iterator[Decoder]:
+    """A full checkpoint or an adapter (a folder or a hub id), ready to decode; its memory is free again afterwards.
+
+    `auto` is vLLM where it is installed, there is a GPU, and it knows the architecture; else transformers.
+
+    Raises:
+        ValueError: there is no such checkpoint, or `vllm` was asked for and cannot serve it.
+    """
+    with _whole(checkpoint, dtype, revision) as (folder, digest):
+        chat = Chat(folder, revision if folder == checkpoint else None)
+        problem = _vllm_problem(chat.config)
+        if backend == "vllm" and problem:
+            raise ValueError(f"model {checkpoint!r}: {problem}; use transformers to decode")
+        if backend == "vllm" or (backend == "auto" and not problem and torch.cuda.is_available()):
+            engine = VllmDecoder(chat, dtype, digest or _revision(chat, checkpoint, revision))
+            try:
+                yield engine
+            finally:
+                engine.close()
+        else:
+            if backend == "auto" and problem and torch.cuda.is_available():
+                print(f"decoding by transformers, which is slower: {problem}", file=sys.stderr)
+            yield TransformersDecoder(chat, dtype, digest or _revision(chat, checkpoint, revision))
+
+
+@contextmanager
+def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[tuple[str, str | None]]:
+    """The folder or hub id of a full checkpoint, and a folder's digest; an adapter is merged into its base."""
+    if find_adapter_config_file(checkpoint, revision=revision) is None:
+        yield checkpoint, folder_digest(Path(checkpoint)) if Path(checkpoint).is_dir() else None
+        return
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(checkpoint, revision=revision).base_model_name_or_path
+    processor = AutoProcessor.from_pretrained(base)
+    model = _auto_class(processor).from_pretrained(base, dtype=dtype)
+    merged = PeftModel.from_pretrained(model, checkpoint, revision=revision).merge_and_unload()
+    with tempfile.TemporaryDirectory(prefix="merged-") as folder:
+        merged.save_pretrained(folder)
+        _own_processor(checkpoint, revision, processor).save_pretrained(folder)
+        del model, merged
+        yield folder, folder_digest(Path(folder))
+
+
+def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
+    """The processor that was saved with the adapter; the base's where there is none of its kind."""
+    try:
+        own = AutoProcessor.from_pretrained(adapter, revision=revision)
+    except (OSError, ValueError):
+        return base
+    return own if type(own) is type(base) else base
+
+
+def _revision(chat: Chat, checkpoint: str, revision: str | None) -> str:
+    return f"{checkpoint}@{getattr(chat.config, '_commit_hash', None) or revision}"
+
+
+def _auto_class(processor: Any) -> Any:
+    return AutoModelForImageTextToText if isinstance(processor, ProcessorMixin) else AutoModelForCausalLM
+
+
+def _vllm_problem(config: PretrainedConfig) -> str | None:
+    """Why vLLM cannot serve such a model; None if it can."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vllm is not installed: pip install 'balanced-thinking[vllm]'"
+    from vllm import ModelRegistry
+
+    names = config.architectures or []
+    if not {*names} & {*ModelRegistry.get_supported_archs()}:
+        return f"vLLM does not know {', '.join(names) or 'its architecture'}"
+    return None
+
+
 def vision_token_ids(config: PretrainedConfig) -> list[int]:
     """Ids of the image, video and vision markers that a model's configuration names; empty for text models."""
     pattern = re.compile(r"(image|video|vision|boi|eoi)_.*token_(id|index)|(boi|eoi|image|video)_token_(id|index)")
@@ -28,24 +134,32 @@ def vision_token_ids(config: PretrainedConfig) -> list[int]:
     return sorted({value for value in named.values() if isinstance(value, int)})
 
 
-class Decoder:
-    """A loaded checkpoint."""
+def _decoded(chat: Chat, ids: list[int]) -> Decoded:
+    length = chat.length(ids)
+    split = chat.answer_start(ids[:length])
+    return Decoded(chat.response(ids), length == len(ids), split, length - split)
 
-    def __init__(self, checkpoint: str, dtype: str, revision: str | None = None) -> None:
-        self.chat = Chat(checkpoint, revision)
-        self.tokenizer = self.chat.tokenizer
+
+class TransformersDecoder:
+    """`generate`, in batches, padded on the left."""
+
+    backend: ClassVar[str] = "transformers"
+    batches: ClassVar[int] = 1
+
+    def __init__(self, chat: Chat, dtype: str, digest: str) -> None:
+        self.chat, self.digest = chat, digest
+        self.tokenizer = chat.tokenizer
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        auto = AutoModelForImageTextToText if self.chat.is_vlm else AutoModelForCausalLM
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = auto.from_pretrained(checkpoint, dtype=dtype, revision=revision).eval().to(device)
-        self.banned = vision_token_ids(self.chat.config)
+        loading = _auto_class(chat.processor).from_pretrained(chat.checkpoint, dtype=dtype, revision=chat.revision)
+        self.model: Any = loading.eval().to(device)
+        self.banned = vision_token_ids(chat.config)
 
     def decode(
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
-    ) -> Iterator[Decoded]:
-        """One response a row; `temperature=None` is greedy. Sampling is repeatable for a seed and a batch."""
+    ) -> list[Decoded]:
         set_seed(seed)
         inputs = self._inputs(rows).to(self.model.device)
         sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
@@ -60,8 +174,7 @@ class Decoder:
                 eos_token_id=sorted(self.chat.ends),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        for ids in output_BT[:, inputs["input_ids"].shape[1] :].tolist():
-            yield self._decoded(ids)
+        return [_decoded(self.chat, ids) for ids in output_BT[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> Any:
         padding: dict[str, Any] = {"padding": True}  # a tokenizer takes itself what a processor hands on to its parts
@@ -74,7 +187,71 @@ class Decoder:
             **({"processor_kwargs": padding} if self.chat.is_vlm else padding),
         )
 
-    def _decoded(self, ids: list[int]) -> Decoded:
-        length = self.chat.length(ids)
-        split = self.chat.answer_start(ids[:length])
-        return Decoded(self.chat.response(ids), length == len(ids), split, length - split)
+
+class VllmDecoder:
+    """vLLM's engine, in a process of its own, so that its memory ends with it. One engine a rank, on the rank's GPU."""
+
+    backend: ClassVar[str] = "vllm"
+    batches: ClassVar[int] = (
+        8  # an engine fills the places of what has ended: a small batch would leave most of them empty
+    )
+
+    def __init__(self, chat: Chat, dtype: str, digest: str) -> None:
+        self.chat, self.digest = chat, digest
+        self.banned = vision_token_ids(chat.config)
+        with _one_gpu():
+            from vllm import LLM
+
+            self.engine: Any = LLM(
+                model=chat.checkpoint,
+                revision=chat.revision,
+                dtype=dtype,
+                max_model_len=-1,  # as long as the memory allows, at most what the model was made for
+                use_tqdm_on_load=False,
+            )
+
+    def decode(
+        self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
+    ) -> list[Decoded]:
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                temperature=temperature or 0.0,
+                seed=None if temperature is None else seed + index,
+                max_tokens=max_new_tokens,
+                stop_token_ids=sorted(self.chat.ends),
+                skip_special_tokens=False,
+                logit_bias=dict.fromkeys(self.banned, -100.0) or None,
+            )
+            for index in range(len(rows))
+        ]
+        outputs = self.engine.generate([self._prompt(row) for row in rows], settings, use_tqdm=False)
+        return [_decoded(self.chat, list(output.outputs[0].token_ids)) for output in outputs]
+
+    def close(self) -> None:
+        self.engine.llm_engine.engine_core.shutdown()
+
+    def _prompt(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One placeholder an image, which vLLM itself expands; no token is added to what the template wrote."""
+        images = row.get("images") or []
+        prompt: dict[str, Any] = {"prompt_token_ids": self.chat.ids(self.chat.prompt_text(row["question"], images))}
+        return {**prompt, "multi_modal_data": {"image": list(images)}} if images else prompt
+
+
+@contextmanager
+def _one_gpu() -> Iterator[None]:
+    """Of the GPUs that this rank's launcher shows to all, the engine's process sees this rank's alone."""
+    rank, shown = os.environ.get("LOCAL_RANK"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if rank is None or not torch.cuda.is_available():
+        yield
+        return
+    gpus = shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(rank)]
+    try:
+        yield
+    finally:
+        if shown is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = shown

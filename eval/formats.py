@@ -8,7 +8,7 @@ from typing import Any, Literal
 from eval.images import BadRow
 from rewards.response import Response, parse
 
-Format = Literal["rows", "messages", "vision_r1", "scienceqa", "iconqa"]
+Format = Literal["rows", "messages", "vision_r1", "scienceqa", "iconqa", "gsm8k", "math"]
 Values = Mapping[str, Any]
 Row = dict[str, Any]
 
@@ -19,6 +19,8 @@ REQUIRED: dict[Format, tuple[str, ...]] = {
     "vision_r1": ("conversations",),
     "scienceqa": ("question", "choices", "answer"),
     "iconqa": ("question", "ques_type", "answer|answers"),
+    "gsm8k": ("question", "answer"),
+    "math": ("problem", "solution"),
 }
 
 # Columns that the canonical row replaces; others stay beside it, for rewards that read them.
@@ -33,7 +35,10 @@ def canonical(format: Format, values: Values, index: int) -> Row:
     Raises:
         BadRow: it lacks something, or says what its format cannot.
     """
-    row: Row = {"id": str(_first(values, "id", "question_id", otherwise=index)), "images": _image_list(values)}
+    row: Row = {
+        "id": str(_first(values, "id", "question_id", "unique_id", otherwise=index)),
+        "images": _image_list(values),
+    }
     row |= {"think": None, "kind": None, "choices": None} | _FORMATS[format](values)
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise BadRow("empty_question", "the question is empty")
@@ -130,12 +135,30 @@ def _iconqa(values: Values) -> Row:
     }
 
 
+def _gsm8k(values: Values) -> Row:
+    """openai/gsm8k: a solution with `<<48/2=24>>` for a calculator, and the answer after `####`."""
+    solution, mark, answer = _text(values["answer"]).rpartition("####")
+    if not mark:
+        raise BadRow("no_final_answer", "the answer has no line `#### <number>`")
+    thought = re.sub(r"<<[^<>]*>>", "", solution).strip()
+    return {"question": values["question"], "think": thought, "answer": answer.strip(), "kind": "number"}
+
+
+def _math(values: Values) -> Row:
+    """MATH and MATH-500: a solution whose last `\\boxed{}` is the answer; MATH-500 has it in a column too."""
+    solution = _text(values["solution"])
+    answer = _text(values.get("answer")) or _last_box(solution)
+    return {"question": values["problem"], "think": solution, "answer": answer}
+
+
 _FORMATS: dict[Format, Callable[[Values], Row]] = {
     "rows": _row,
     "messages": _messages,
     "vision_r1": _vision_r1,
     "scienceqa": _scienceqa,
     "iconqa": _iconqa,
+    "gsm8k": _gsm8k,
+    "math": _math,
 }
 
 
@@ -178,6 +201,19 @@ def _options(choices: Any, answer: str) -> list[str]:
         return [str(choice) for choice in choices or []]
     by_comma = [option.strip() for option in choices.split(",")]
     return by_comma if answer in by_comma else re.split(r",\s*(?!\d{3}(?:,|$))", choices)
+
+
+def _last_box(text: str) -> str:
+    """What stands in the last `\\boxed{}`, to the brace that closes it."""
+    _, mark, rest = text.rpartition("\\boxed{")
+    depth = 1
+    for index, character in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return rest[:index]
+    raise BadRow(
+        "no_final_answer", "the solution has no \\boxed{} that closes" if mark else "the solution has no \\boxed{}"
+    )
 
 
 def _turns(value: Any, role: str) -> list[Row]:

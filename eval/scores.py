@@ -1,66 +1,129 @@
-"""Numbers with their intervals: accuracy of one checkpoint, and the difference of two on the same rows."""
+"""One checkpoint's numbers on one task, each with its interval and its n."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import comb
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
+from eval.judge import OK
 from rewards.verify import Outcome
 
 CORRECT = Outcome.CORRECT.value
 RESAMPLES = 10_000
+Line = dict[str, Any]
 
 
-def scores(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Scores of the greedy responses (`sample` 0) and, where there are any, of the sampled ones under `sampled`."""
+def scores(lines: Iterable[Line]) -> dict[str, Any]:
+    """Scores of the greedy responses; under `sampled` and `image_removed` of the others, where there are any.
+
+    `ci95` is Wilson's, for n rows of one response each; `sampled` has several a row, so its rows are resampled.
+    """
     lines = list(lines)
-    greedy = [line for line in lines if line["sample"] == 0]
+    greedy = [line for line in lines if line["sample"] == 0 and not line["image_removed"]]
     sampled = [line for line in lines if line["sample"] > 0]
-    return {**_summary(greedy), **({"sampled": _summary(sampled)} if sampled else {})}
-
-
-def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    outcomes = Counter(line["outcome"] for line in lines)
-    count, correct = len(lines), outcomes[CORRECT]
-    interval = stats.binomtest(correct, count).proportion_ci(method="wilson")
-    reasons = Counter(line["reason"] for line in lines if line["reason"])
+    removed = [line for line in lines if line["image_removed"]]
+    golds = Counter(line["gold"] for line in greedy)
     return {
-        "n": count,
-        "accuracy": correct / count,
-        "ci95": [interval.low, interval.high],  # Wilson
-        "malformed": outcomes[Outcome.MALFORMED] / count,
-        "malformed_reasons": dict(reasons),
-        "truncated": outcomes[Outcome.TRUNCATED] / count,
-        "think_tokens": _spread([line["think_tokens"] for line in lines]),
-        "answer_tokens": _spread([line["answer_tokens"] for line in lines]),
+        **_accuracy(greedy),
+        "images": len({cluster(line) for line in greedy}),
+        **_forms(greedy),
+        "wellformed": _accuracy([line for line in greedy if line["parse"] == OK]),
+        "lenient": _accuracy(greedy, "lenient"),
+        "majority": max(golds.values()) / len(greedy),  # always the commonest reference
+        **({"image_removed": _accuracy(removed)} if removed else {}),
+        **({"sampled": _sampled(sampled)} if sampled else {}),
     }
+
+
+def cluster(line: Line) -> str:
+    """What rows are alike in: their images; a row without any is alone."""
+    return str(line["image"] or line["id"])
+
+
+def wilson(count: int, n: int) -> list[float]:
+    """The 95% interval of a share; everything, if nothing was counted."""
+    low, high = proportion_confint(count, n, method="wilson") if n else (0.0, 1.0)
+    return [float(low), float(high)]
+
+
+def _accuracy(lines: Sequence[Line], key: str = "outcome") -> dict[str, Any]:
+    n, correct = len(lines), sum(line[key] == CORRECT for line in lines)
+    return {"n": n, "accuracy": correct / n if n else None, "ci95": wilson(correct, n)}
+
+
+def _forms(lines: Sequence[Line]) -> dict[str, Any]:
+    """How responses look: which are malformed and why, which were cut, which reference cannot be graded; lengths."""
+    outcomes = Counter(line["outcome"] for line in lines)
+    share = {name: outcomes[outcome] / len(lines) for name, outcome in _SHARES.items()}
+    reasons = Counter(line["parse"] for line in lines if line["outcome"] == Outcome.MALFORMED)
+    lengths = {name: _spread([line[name] for line in lines]) for name in ("think_tokens", "answer_tokens")}
+    return {**share, "malformed_reasons": dict(reasons.most_common()), **lengths}
+
+
+_SHARES = {
+    "malformed": Outcome.MALFORMED,
+    "truncated": Outcome.TRUNCATED,
+    "timeout": Outcome.TIMEOUT,
+    "answer_unusable": Outcome.ANSWER_UNUSABLE,
+}
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:
     return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
 
 
-def compare(a: Iterable[dict[str, Any]], b: Iterable[dict[str, Any]], sample: int = 0) -> dict[str, Any]:
-    """Accuracy of `b` minus that of `a` on their common rows: paired bootstrap interval and exact McNemar test."""
-    right = [{line["id"]: line["outcome"] == CORRECT for line in lines if line["sample"] == sample} for lines in (a, b)]
-    ids = sorted(right[0].keys() & right[1].keys())
-    a_N, b_N = (np.array([side[id] for id in ids], dtype=float) for side in right)
-    gained, lost = int(((a_N == 0) & (b_N == 1)).sum()), int(((a_N == 1) & (b_N == 0)).sum())
-    difference_N = b_N - a_N
+def _sampled(lines: Sequence[Line]) -> dict[str, Any]:
+    """mean@k, and pass@j for j = 1, 2, 4, ... k: without bias (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
+    of_row: dict[str, list[Line]] = {}
+    for line in lines:
+        of_row.setdefault(line["id"], []).append(line)
+    k = min(map(len, of_row.values()))
+    right = {id: sum(line["outcome"] == CORRECT for line in each) for id, each in of_row.items()}
+    asked = sorted({1 << power for power in range(k.bit_length())} | {k})
+    means = [right[id] / len(each) for id, each in of_row.items()]
+    mean, interval, _ = bootstrap(means, [cluster(each[0]) for each in of_row.values()])
     return {
-        "n": len(ids),
-        "difference": float(difference_N.mean()),
-        "ci95": _bootstrap(difference_N),
-        "gained": gained,
-        "lost": lost,
-        "mcnemar_p": float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
+        "n": len(of_row),
+        "k": k,
+        "accuracy": mean,  # mean@k
+        "ci95": [max(interval[0], 0.0), min(interval[1], 1.0)],
+        "pass_at": {
+            str(j): float(np.mean([_pass_at(len(each), right[id], j) for id, each in of_row.items()])) for j in asked
+        },
+        **_forms(lines),
     }
 
 
-def _bootstrap(values_N: np.ndarray) -> list[float]:
-    if np.ptp(values_N) == 0:  # no row differs, or all alike
-        return [float(values_N[0])] * 2
-    result = stats.bootstrap((values_N,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, batch=1000)
-    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+def _pass_at(n: int, correct: int, k: int) -> float:
+    return 1 - comb(n - correct, k) / comb(n, k)
+
+
+def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, list[float], float]:
+    """The mean of `values`, its 95% percentile interval and its standard error, from 10,000 resamples of clusters.
+
+    Values that are all alike say nothing of the next one: the interval is then as wide as Wilson's for none in so many
+    clusters.
+    """
+    _, index_N = np.unique(np.array(clusters), return_inverse=True)
+    sum_C, size_C = np.bincount(index_N, np.array(values, dtype=float)), np.bincount(index_N)
+    mean = float(sum_C.sum() / size_C.sum())
+    if np.ptp(np.array(values, dtype=float)) == 0:
+        unseen = wilson(0, len(sum_C))[1]
+        return mean, [max(mean - unseen, -1.0), min(mean + unseen, 1.0)], unseen / 2
+    if len(sum_C) < 2:
+        return mean, [-1.0, 1.0], 1.0
+    found = stats.bootstrap(
+        (sum_C, size_C),
+        lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
+        paired=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=0,
+        batch=max(1, 2_000_000 // len(sum_C)),
+    )
+    interval = found.confidence_interval
+    return mean, [float(interval.low), float(interval.high)], float(found.standard_error)

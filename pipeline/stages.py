@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from eval.files import json_lines
-from eval.task import Task, load_task
+from eval.task import Decoding, Task, is_scored, load_task
 from pipeline import preemption
 from pipeline.check import check, describe
 from pipeline.folder import RunFolder
@@ -42,7 +42,7 @@ def advance(
             _hop(environment)
         elif first:
             folder.tidy(stage.name)
-    if not (folder.root / "report.html").exists() or _unscored(recipe, folder):
+    if not folder.reported() or _unscored(recipe, folder):
         _evaluate(recipe, folder)
     elif first:
         print(f"{recipe.name}: all is complete; nothing to do")
@@ -119,39 +119,40 @@ def _free_port() -> int:
         return port
 
 
+def _decoding(recipe: Recipe) -> Decoding:
+    assert recipe.evaluate is not None
+    settings = recipe.evaluate
+    return Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.seed, settings.image_removed)
+
+
 def _unscored(recipe: Recipe, folder: RunFolder) -> dict[str, list[Task]]:
     """The tasks that each checkpoint has no scores for yet; checkpoints with all of them are left out."""
     if recipe.evaluate is None:
         return {}
-    tasks = [load_task(task) for task in recipe.evaluate.tasks]
+    tasks, decoding = [load_task(task) for task in recipe.tasks], _decoding(recipe)
     todo = {
-        name: [task for task in tasks if not (folder.scores(name, task.name) / "scores.json").exists()]
+        name: [task for task in tasks if not is_scored(folder.scores(name, task.name), task, decoding)]
         for name in recipe.evaluate.on
     }
     return {name: tasks for name, tasks in todo.items() if tasks}
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
-    from eval.decode import Decoder
-    from eval.evaluate import Decoding, evaluate, process_state
+    from eval.decode import loaded
+    from eval.evaluate import evaluate, process_state
     from eval.report import write_report
     from eval.results import write_results
 
-    state = process_state()
+    state, model = process_state(), recipe.model
     for name, tasks in _unscored(recipe, folder).items():
-        assert recipe.evaluate is not None
-        settings = recipe.evaluate
-        model = recipe.model
         if name != "base":
             with mistakes(str(folder.root), "hand_off"):
                 folder.verify(name)
-        if name == "base":
-            decoder = Decoder(model.path, model.dtype, model.revision)
-        else:
-            decoder = Decoder(str(folder.model(name)), model.dtype)
-        decoding = Decoding(settings.batch_size, settings.samples, settings.temperature, recipe.seed)
-        for task in tasks:
-            evaluate(decoder, task, folder.scores(name, task.name), decoding, f"evaluate {name} on {task.name}")
+        checkpoint, revision = (model.path, model.revision) if name == "base" else (str(folder.model(name)), None)
+        with loaded(checkpoint, model.dtype, revision) as decoder:
+            for task in tasks:
+                title = f"evaluate {name} on {task.name}"
+                evaluate(decoder, task, folder.scores(name, task.name), _decoding(recipe), title)
     if state.is_main_process:
         write_results(folder.root)
         write_report(folder.root)

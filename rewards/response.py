@@ -91,6 +91,29 @@ def parse(text: str) -> Response | Malformed:
     return Response(think, answer)
 
 
+def lenient_answer(text: str) -> str:
+    """What a forgiving reader takes for the answer of any text, "" for nothing (our choice).
+
+    The answer of a well-formed response; else, after the last `</think>`: what follows the last `<answer>`, the last
+    box, what follows the last "answer is", the last line. Rewards never use it. A model that is much better under it
+    than under `parse` has learned the answers and not the form, or says more than one.
+    """
+    if isinstance(response := parse(text), Response):
+        return response.answer
+    text = _without_final_eos(text).rpartition(_CLOSE)[2]
+    if TAGS[2] in text:
+        answer = text.rpartition(TAGS[2])[2].partition(TAGS[3])[0]
+    elif said := _LAST_BOX.findall(text) or _SAID.findall(text):
+        answer = said[-1]
+    else:
+        answer = text.strip().rpartition("\n")[2]
+    return answer.strip()[:MAX_ANSWER_CHARS]
+
+
+_LAST_BOX = re.compile(r"\\boxed\{([^{}\n]*)\}")
+_SAID = re.compile(r"\banswer\b(?: is)?[ :=*]*([^\n]+)", re.IGNORECASE)
+
+
 def _without_final_eos(text: str) -> str:
     text = text.rstrip()
     return next((text.removesuffix(eos) for eos in _EOS if text.endswith(eos)), text)

@@ -173,6 +173,16 @@ def stand_ins(recipe: Recipe, small: Callable[[str], Path], folder: Path) -> lis
     return overrides
 
 
+def line(id: str, outcome: str, **changes: Any) -> dict[str, Any]:
+    """A line of completions.jsonl, greedy unless said otherwise."""
+    parse = "missing_tag" if outcome == "malformed" else "ok"
+    return {
+        **{"id": id, "sample": 0, "image_removed": False, "image": None, "question": f"{id}?", "gold": "4"},
+        **{"outcome": outcome, "parse": parse, "lenient": outcome, "think_tokens": 10, "answer_tokens": 2},
+        **changes,
+    }
+
+
 # --- images that are none ---------------------------------------------------------------------------------------------
 
 

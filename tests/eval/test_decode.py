@@ -1,18 +1,20 @@
 """Decoding with the demo's untrained model: what it says is noise, how it is said is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, Qwen3Config
 
-from eval.decode import Decoder, vision_token_ids
+from eval.chat import Chat
+from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
 from eval.rows import Source, read
 
 
 @pytest.fixture(scope="module")
-def decoder(assets: Path) -> Decoder:
-    return Decoder(str(assets / "model"), "float32")
+def decoder(assets: Path) -> Iterator[Decoder]:
+    with loaded(str(assets / "model"), "float32") as decoder:
+        yield decoder
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,8 @@ def rows(assets: Path) -> list[dict[str, object]]:
 
 
 def test_a_batch_says_what_each_row_says_alone(decoder: Decoder, rows: list[dict[str, object]]) -> None:
-    together = list(decoder.decode(rows, 8, None, seed=0))
-    alone = [next(decoder.decode([row], 8, None, seed=0)) for row in rows]
+    together = decoder.decode(rows, 8, None, seed=0)
+    alone = [decoder.decode([row], 8, None, seed=0)[0] for row in rows]
     assert together == alone
 
 
@@ -37,12 +39,12 @@ def test_a_response_without_an_end_is_truncated_and_counted(decoder: Decoder, ro
 def test_sampling_repeats_for_a_seed_and_never_says_a_vision_token(
     decoder: Decoder, rows: list[dict[str, object]]
 ) -> None:
-    first, again, other = (list(decoder.decode(rows, 60, 5.0, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (decoder.decode(rows, 60, 5.0, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
-    said = {token for response in [*first, *other] for token in decoder.tokenizer(response.text)["input_ids"]}
+    said = {token for response in [*first, *other] for token in decoder.chat.tokenizer(response.text)["input_ids"]}
     assert len(said) > 100
-    assert not said & set(decoder.banned)
+    assert not said & set(vision_token_ids(decoder.chat.config))
 
 
 def test_vision_markers_are_read_from_the_configuration(assets: Path) -> None:
@@ -56,6 +58,6 @@ def test_a_text_model_pads_its_batch_too(small: Callable[[str], Path]) -> None:
     rows = [
         {"question": question} for question in ("What is 3 plus 4?", "And 3 plus 4 plus 4, what is that? Yes, that.")
     ]
-    decoder = Decoder(str(small("llama")), "float32")
-    together = list(decoder.decode(rows, 8, None, seed=0))
-    assert together == [next(decoder.decode([row], 8, None, seed=0)) for row in rows]
+    decoder = TransformersDecoder(Chat(str(small("llama"))), "float32", "")
+    together = decoder.decode(rows, 8, None, seed=0)
+    assert together == [decoder.decode([row], 8, None, seed=0)[0] for row in rows]

@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from eval.formats import Format
 from eval.rows import Source, good, prompt, read
 from rewards.response import SYSTEM_PROMPT
+from rewards.verify import Outcome, verify
 
 
 @pytest.fixture
@@ -161,3 +162,31 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path, format: Form
 def test_every_prompt_asks_for_the_grammar() -> None:
     assert [message["role"] for message in prompt("Why?")] == ["system", "user"]
     assert prompt("Why?")[0]["content"] == SYSTEM_PROMPT
+
+
+def test_gsm8k_has_its_answer_after_the_mark(tmp_path: Path) -> None:
+    solution = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 1,072"
+    rows = [{"question": "How many?", "answer": solution}, {"question": "How many?", "answer": "72"}]
+    found = read(Source(_jsonl(tmp_path / "rows.jsonl", rows), format="gsm8k"))
+    assert (found[0]["answer"], found[0]["kind"]) == ("1,072", "number")
+    assert found[0]["think"] == "Natalia sold 48/2 = 24 clips in May.\nIn all 48+24 = 72."
+    assert found["code"][:] == [None, "no_final_answer"]
+    assert verify("1072", found[0]["answer"], "number") is Outcome.CORRECT
+
+
+def test_math_has_its_answer_in_the_last_box_or_in_a_column(tmp_path: Path) -> None:
+    rows = [
+        {
+            "problem": "Half?",
+            "level": "Level 1",
+            "type": "Algebra",
+            "solution": r"\boxed{2}, so $\boxed{\frac{1}{2}}$.",
+        },
+        {"problem": "Half?", "solution": r"So \boxed{2}.", "answer": r"\frac{1}{2}", "unique_id": "test/a.json"},
+        {"problem": "Half?", "solution": r"So \boxed{\frac{1}{2}."},
+    ]
+    found = read(Source(_jsonl(tmp_path / "rows.jsonl", rows), format="math"))
+    assert found["answer"][:2] == [r"\frac{1}{2}"] * 2
+    assert found["id"][:] == ["0", "test/a.json", "2"]
+    assert found["code"][:] == [None, None, "no_final_answer"]
+    assert (found[0]["question"], found[0]["solution"]) == ("Half?", rows[0]["solution"])

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.response import TAGS, Malformed, Reason, Response, answer_start, parse, render
+from rewards.response import (
+    MAX_ANSWER_CHARS,
+    TAGS,
+    Malformed,
+    Reason,
+    Response,
+    answer_start,
+    lenient_answer,
+    parse,
+    render,
+)
 
 PLAIN = st.text(alphabet=st.characters(exclude_characters="<"), min_size=1, max_size=50).filter(
     lambda text: any(map(str.isalnum, text)) and text.strip()
@@ -81,3 +91,27 @@ def test_the_answer_begins_after_the_token_that_closes_think(think: str, answer:
 def test_unclosed_thinking_has_no_answer_and_untagged_text_is_all_answer() -> None:
     assert answer_start(range(9), lambda ids: "<think>ab"[: len(ids)]) == 9
     assert answer_start(range(3), lambda ids: "abc"[: len(ids)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (render("It purrs.", "B"), "B"),
+        ("<think>Not <answer>A</answer>.</think><answer>B", "B"),
+        ("<answer>A</answer> no <answer>B</answer>", "B"),
+        ("<think>\\boxed{1}</think>So \\boxed{2} and then \\boxed{3}.", "3"),
+        ("It purrs. The answer is: B", "B"),
+        ("**Answer:** B\n", "B"),
+        ("It purrs.\n\nB<|im_end|>", "B"),
+        ("<think>It purrs.</think>", ""),
+        ("", ""),
+    ],
+)
+def test_a_forgiving_reader_finds_an_answer_where_the_grammar_has_none(text: str, answer: str) -> None:
+    assert lenient_answer(text).strip("* ") == answer
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["answer is " * 10**5, "answer" + " " * 10**6, "\\boxed{" * 10**5, "<answer>" * 10**5])
+def test_a_forgiving_reader_takes_linear_time(text: str) -> None:
+    assert len(lenient_answer(text)) <= MAX_ANSWER_CHARS
