@@ -103,7 +103,10 @@ def _settings(recipe: Recipe, trainer: dict[str, Any], model_in: str, out: Path)
         "save_total_limit": KEPT_CHECKPOINTS,
         "use_cpu": on_cpu,
         "bf16": recipe.model.dtype == "bfloat16",
+        "project": recipe.name,
+        "run_name": f"{recipe.name}-{out.name}",
         **trainer,
+        "push_to_hub": False,  # `pipeline.hub` does, when the stage has been evaluated
         "output_dir": str(out / "checkpoints"),
         "seed": recipe.seed,
         "model_init_kwargs": {"dtype": recipe.model.dtype, "revision": recipe.revision_of(model_in)},

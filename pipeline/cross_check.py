@@ -19,7 +19,7 @@ def problems(recipe: Recipe, folder: Path) -> list[Found]:
     """All that is wrong with a recipe of the right form, which lies in `folder`."""
     found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder)]
     for index, stage in enumerate(recipe.stages):
-        found += [*_packages(index, stage), *_sft(index, stage)]
+        found += [*_packages(index, stage), *_hub(index, stage), *_sft(index, stage)]
         if stage.kind == "grpo":
             found += _grpo(index, stage)
     return found
@@ -107,6 +107,20 @@ def _needs(stage: SftStage | GrpoStage) -> Iterator[tuple[str, str]]:
             yield "report_to", tracker
     if _BITSANDBYTES.search(setting.get("optim", "")):
         yield "optim", "bitsandbytes"
+
+
+def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+    """What a push to the hub needs; better found now than when all is trained."""
+    loc, setting = ("stages", index, "trainer", "push_to_hub"), stage.settings()
+    if not setting["push_to_hub"]:
+        return
+    if not setting["hub_model_id"]:
+        yield loc, "hub", f"{stage.name}.trainer.push_to_hub: where to? Set hub_model_id: <you>/<model>"
+    if not setting["hub_token"]:
+        from huggingface_hub import get_token
+
+        if not get_token():
+            yield loc, "hub", f"{stage.name}.trainer.push_to_hub: not logged in: `hf auth login`, or set HF_TOKEN"
 
 
 # --- arithmetic and what excludes what --------------------------------------------------------------------------------

@@ -250,12 +250,19 @@ def _shown(key: str) -> str:
 
 
 def _content(path: Path) -> str | None:
-    """A digest: of a file, its content; of a folder, the names and sizes in it; None of what is neither (a hub id)."""
+    """A digest: of a file, its content; of a folder, the names and sizes in it; None of what is neither (a hub id).
+
+    A model's card may change: evaluations are written into it.
+    """
     if path.is_file():
         return sha256(path)
     if not path.is_dir():
         return None
-    listing = sorted(f"{file.relative_to(path)} {file.stat().st_size}" for file in path.rglob("*") if file.is_file())
+    listing = sorted(
+        f"{file.relative_to(path)} {file.stat().st_size}"
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "README.md"
+    )
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ def seal(path: Path, folder: Path, facts: dict[str, Any]) -> None:
 
     It carries a digest of itself, so that no bit of it can change unseen.
     """
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != path]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in (path, folder / "README.md")]
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to other threads
         entries = list(pool.map(lambda file: _entry(file, folder), files))
     content = {**facts, "files": entries}

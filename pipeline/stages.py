@@ -7,6 +7,7 @@ the same command line, which finds the next thing to do in the run folder. One `
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from eval.files import json_lines
@@ -48,8 +49,11 @@ def advance(
         print(f"{recipe.name}: all is complete; nothing to do")
     if first:
         from eval.results import print_summary
+        from pipeline.hub import push
 
         print_summary(folder.root)
+        with mistakes(recipe.name, "push_to_hub"):
+            push(recipe, folder)
 
 
 def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> None:
@@ -75,6 +79,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     out = folder.stage(stage.name)
     if first:
         folder.begin(stage.name)
+    _name_trackers(recipe, out)
     if stage.kind == "sft":
         from pipeline import sft
 
@@ -84,9 +89,23 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
 
         finished = grpo.run(recipe, stage, model_in, out, title, rates)
     if first:
+        from eval.card import write_cards
+        from eval.results import write_results
+
         seconds = round(json_lines(out / "metrics.jsonl")[-1]["seconds"], 1)  # those before a kill too
         result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, "seconds": seconds}
         folder.complete(stage.name, {**result, "rollouts": finished.rollouts})
+        write_cards(folder.root, write_results(folder.root))
+
+
+def _name_trackers(recipe: Recipe, out: Path) -> None:
+    """Where the trackers of `report_to` write, which have no argument for it; a user's own setting stays."""
+    for name, value in {
+        "TENSORBOARD_LOGGING_DIR": out / "tensorboard",
+        "WANDB_DIR": out,
+        "WANDB_PROJECT": recipe.name,
+    }.items():
+        os.environ.setdefault(name, str(value))
 
 
 def _hop(environment: dict[str, str]) -> NoReturn:
@@ -138,6 +157,7 @@ def _unscored(recipe: Recipe, folder: RunFolder) -> dict[str, list[Task]]:
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
+    from eval.card import write_cards
     from eval.decode import loaded
     from eval.evaluate import evaluate, process_state
     from eval.report import write_report
@@ -154,7 +174,7 @@ def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
                 title = f"evaluate {name} on {task.name}"
                 evaluate(decoder, task, folder.scores(name, task.name), _decoding(recipe), title)
     if state.is_main_process:
-        write_results(folder.root)
+        write_cards(folder.root, write_results(folder.root))
         write_report(folder.root)
     state.wait_for_everyone()
     state.destroy_process_group()
