@@ -63,8 +63,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         with loaded(options.checkpoint, dtype, options.revision, options.backend) as decoder:
             for task in todo:
                 evaluate(decoder, task, out / task.name, decoding, f"{options.checkpoint} on {task.name}")
-    if process_state().is_main_process:
+    state = process_state()
+    if state.is_main_process:
         _show(out, out.name)
+    state.destroy_process_group()
     return 0
 
 
