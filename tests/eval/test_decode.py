@@ -47,6 +47,19 @@ def test_sampling_repeats_for_a_seed_and_never_says_a_vision_token(
     assert not said & set(vision_token_ids(decoder.chat.config))
 
 
+def test_a_checkpoints_own_penalties_change_nothing(
+    decoder: Decoder, rows: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rollouts have none: an evaluation with them would be of another policy, and vLLM's would be too."""
+    assert isinstance(decoder, TransformersDecoder)
+    plain = decoder.decode(rows, 30, None, seed=0)
+    for name, value in {"repetition_penalty": 9.0, "top_k": 1, "top_p": 0.1}.items():
+        monkeypatch.setattr(decoder.model.generation_config, name, value)
+    assert decoder.decode(rows, 30, None, seed=0) == plain
+    drawn = {response.text for seed in range(4) for response in decoder.decode(rows[:1], 9, 5.0, seed=seed)}
+    assert len(drawn) == 4
+
+
 def test_vision_markers_are_read_from_the_configuration(assets: Path) -> None:
     config = AutoConfig.from_pretrained(assets / "model")
     ids = {config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id}
