@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _rescore(Path(options.checkpoint)) if options.rescore else _evaluate(options)
     except ValueError as error:
-        print(f"ERROR {error}")
+        print(f"ERROR {str(error).splitlines()[0]}")
         return 2
 
 

@@ -82,7 +82,11 @@ def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
 @contextmanager
 def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[tuple[str, str | None]]:
     """The folder or hub id of a full checkpoint, and a folder's digest; an adapter is merged into its base."""
-    if find_adapter_config_file(checkpoint, revision=revision) is None:
+    try:
+        adapter = find_adapter_config_file(checkpoint, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {checkpoint!r}: no such folder, and not found on the hub: {error}") from error
+    if adapter is None:
         yield checkpoint, folder_digest(Path(checkpoint)) if Path(checkpoint).is_dir() else None
         return
     from peft import PeftConfig, PeftModel
@@ -161,6 +165,18 @@ class TransformersDecoder:
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
     ) -> list[Decoded]:
         set_seed(seed)
+        found: dict[int, Decoded] = {}
+        for pictured in (True, False):  # processors take no mixture
+            kind = [index for index, row in enumerate(rows) if bool(row.get("images")) is pictured]
+            if kind:
+                found |= zip(
+                    kind, self._decode([rows[index] for index in kind], max_new_tokens, temperature), strict=True
+                )
+        return [found[index] for index in range(len(rows))]
+
+    def _decode(
+        self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None
+    ) -> Iterator[Decoded]:
         inputs = self._inputs(rows).to(self.model.device)
         sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
         with torch.inference_mode():
@@ -175,7 +191,8 @@ class TransformersDecoder:
                 eos_token_id=sorted(self.chat.ends),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        return [_decoded(self.chat, ids) for ids in output_BT[:, inputs["input_ids"].shape[1] :].tolist()]
+        for ids in output_BT[:, inputs["input_ids"].shape[1] :].tolist():
+            yield _decoded(self.chat, ids)
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> Any:
         padding: dict[str, Any] = {"padding": True}  # a tokenizer takes itself what a processor hands on to its parts

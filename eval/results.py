@@ -122,7 +122,7 @@ def tables(checkpoints: dict[str, Any]) -> tuple[Table, Table]:
     accuracy, beside = (Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False) for _ in range(2))
     for column in ("checkpoint", "task", "n", "accuracy (95%)", "sampled", "malformed", "truncated"):
         accuracy.add_column(column, no_wrap=True)
-    for column in ("checkpoint", "task", "well-formed only", "lenient", "no image", "majority", "think tokens"):
+    for column in ("checkpoint", "task", "well-formed only", "lenient", "no image", "majority", "think"):
         beside.add_column(column, no_wrap=True)
     for name, tasks in checkpoints.items():
         for task, score in tasks.items():

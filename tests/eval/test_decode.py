@@ -30,6 +30,12 @@ def test_a_batch_says_what_each_row_says_alone(decoder: Decoder, rows: list[dict
     assert together == alone
 
 
+def test_rows_with_images_and_rows_without_may_stand_together(decoder: Decoder, rows: list[dict[str, object]]) -> None:
+    """ScienceQA has both."""
+    mixed = [rows[0], {**rows[1], "images": []}, {**rows[2], "images": None}, rows[2]]
+    assert decoder.decode(mixed, 8, None, seed=0) == [decoder.decode([row], 8, None, seed=0)[0] for row in mixed]
+
+
 def test_a_response_without_an_end_is_truncated_and_counted(decoder: Decoder, rows: list[dict[str, object]]) -> None:
     for response in decoder.decode(rows, 8, None, seed=0):
         assert response.truncated
