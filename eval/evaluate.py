@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from eval.decode import Decoded, Decoder
 from eval.files import json_lines, versions, write_json, write_text
+from eval.images import digest
 from eval.judge import judged
 from eval.rows import good, read
 from eval.scores import scores
@@ -157,14 +158,14 @@ def process_state() -> PartialState:
 
 def _line(decoder: Decoder, row: dict[str, Any], response: Decoded, draw: int, removed: bool) -> dict[str, Any]:
     images = row.get("images") or []
-    shown = [hashlib.sha256(repr(image.size).encode() + image.convert("RGB").tobytes()).hexdigest() for image in images]
+    shown = [digest(image) for image in images]
     prompt = decoder.chat.prompt_text(row["question"], images)
     return {
         "id": row["id"],
         "sample": draw,
         "image_removed": removed,
         "prompt": hashlib.sha256("\n".join([prompt, *shown]).encode()).hexdigest()[:16],
-        "image": " ".join(each[:16] for each in shown) or None,
+        "image": " ".join(shown) or None,
         "question": row["question"],
         "gold": row["answer"],
         "kind": row.get("kind"),

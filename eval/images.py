@@ -111,3 +111,8 @@ def _not_an_image(name: str, content: bytes) -> tuple[str, str]:
 
 def _is_cut_short(content: bytes) -> bool:
     return content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"))
+
+
+def digest(image: Any) -> str:
+    """Names a decoded image by its size and pixels."""
+    return hashlib.sha256(repr(image.size).encode() + image.convert("RGB").tobytes()).hexdigest()[:16]

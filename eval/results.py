@@ -27,7 +27,8 @@ def write_results(run: Path) -> dict[str, Any]:
     checkpoints = {name: found for name in evaluated if (found := scores_in(run / "eval" / name))}
     results = {
         "name": recipe["name"],
-        "complete": all(stage["seconds"] is not None for stage in stages) and len(checkpoints) == len(evaluated),
+        "complete": all(stage["seconds"] is not None for stage in stages)
+        and all(len(checkpoints.get(name, ())) == len(recipe["evaluate"]["tasks"]) for name in evaluated),
         "stages": stages,
         "checkpoints": checkpoints,
         "comparisons": [
