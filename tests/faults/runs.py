@@ -213,16 +213,21 @@ class Run:
 def fingerprint(root: Path) -> dict[str, Any]:
     """What a run ends with: digests of the models, each logged number but times, prompts, completions and scores."""
     found: dict[str, Any] = {}
-    # A tokenizer writes into its file how it padded last, which is nothing for one that had nothing left to train on.
-    for file in sorted(path for path in root.glob("*/model/*") if path.name != "tokenizer.json"):
+    # A tokenizer writes into its file how it padded last, which is nothing for one that had nothing left to train on;
+    # a card says how long a stage took.
+    for file in sorted(path for path in root.glob("*/model/*") if path.name not in {"tokenizer.json", "README.md"}):
         found[str(file.relative_to(root))] = hashlib.sha256(file.read_bytes()).hexdigest()
     for file in sorted(root.glob("*/metrics.jsonl")):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         found[str(file.relative_to(root))] = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
     for file in sorted(root.glob("*/completions/*.parquet")):
         found[str(file.relative_to(root))] = pandas.read_parquet(file).to_json()
-    for file in sorted((root / "eval").glob("*/*/*.json*")):
+    for file in sorted((root / "eval").glob("*/*/completions.jsonl")):
         found[str(file.relative_to(root))] = file.read_text()
+    for file in sorted((root / "eval").glob("*/*/scores.json")):
+        score = json.loads(file.read_text())
+        del score["made"]["checkpoint"]  # the digest of all of the model's files, tokenizer.json among them
+        found[str(file.relative_to(root))] = score
     return found
 
 

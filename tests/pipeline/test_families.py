@@ -15,7 +15,7 @@ from steps import collated, grpo_stage, load
 from trl import GRPOConfig, SFTConfig
 
 from eval.chat import Chat
-from eval.decode import Decoder
+from eval.decode import TransformersDecoder
 from eval.rows import read
 from pipeline import grpo, sft
 from pipeline.data import grpo_rows, rollout_rows, sft_rows
@@ -152,7 +152,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
     rows = read(source.source()).select(range(2))
     prompts = [chat.conversation(row["question"], row.get("images") or []) for row in rows]
     sampled_from = rollouts._tokenize_prompts(prompts)[0]
-    asked = Decoder(str(small(family)), "float32")._inputs(list(rows))
+    asked = TransformersDecoder(Chat(str(small(family))), "float32", "")._inputs(list(rows))
     for index, row in enumerate(rows):
         ids = batch["input_ids"][index][batch["attention_mask"][index] == 1].tolist()
         response = batch["labels"][index][batch["labels"][index] != -100].tolist()

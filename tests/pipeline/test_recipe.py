@@ -81,7 +81,12 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers_and_words(path: Path) -> None
         ("[accuracy,", "[acuracy,", 16, "unknown reward 'acuracy'. Known: accuracy, format"),
         ("num_generations: 8", "num_generations: 7", 17, "8 completions, which num_generations 7 does not divide"),
         ("on: [base, sft]", "on: [base, sfd]", 18, "no checkpoint 'sfd'. Did you mean 'sft'?"),
-        ("[scienceqa_img]", "[sciencqa]", 18, "no task 'sciencqa'. Shipped: scienceqa_img"),
+        (
+            "[scienceqa_img]",
+            "[sciencqa]",
+            18,
+            "no task 'sciencqa'. Shipped: gsm8k, iconqa, math500, scienceqa, scienceqa_img",
+        ),
         ("name: grpo", "name: sft", 13, "stage_name: 'sft' is taken"),
         ("kind: grpo", "kind: ppo", 14, "grpo.kind: 'ppo' is no kind of stage"),
         ("model: {", "model: {{", 2, "yaml: a key is a word, not a mapping or a list"),
