@@ -45,7 +45,7 @@ def _stage(folder: Path, stage: dict[str, Any], processes: int) -> dict[str, Any
     facts = {"name": stage["name"], "kind": stage["kind"], "steps": 0, "seconds": None, "rollouts": None}
     if (folder / "COMPLETE").exists():
         manifest = json.loads((folder / "COMPLETE").read_text(encoding="utf-8"))
-        facts |= {key: manifest[key] for key in facts}
+        facts |= {key: manifest[key] for key in (*facts, "cpu_seconds") if key in manifest}
         facts["device_hours"] = round(facts["seconds"] * processes / 3600, 4)  # GPUs, or processes on a CPU
     elif (folder / "metrics.jsonl").exists():
         logged = json_lines(folder / "metrics.jsonl")

@@ -31,7 +31,10 @@ class _Reporter(TrainerCallback):
             return
         kept = _lines_until(self.metrics, state.global_step)
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0)
+        self.started, self.started_cpu = (
+            clock() - (kept[-1].get(name, 0.0) if kept else 0.0)
+            for name, clock in (("seconds", time.monotonic), ("cpu_seconds", time.process_time))
+        )
         if sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps,
@@ -47,7 +50,11 @@ class _Reporter(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        line = {"step": state.global_step, "seconds": round(time.monotonic() - self.started, 3), **logs}
+        times = {
+            "seconds": round(time.monotonic() - self.started, 3),
+            "cpu_seconds": round(time.process_time() - self.started_cpu, 3),  # of all threads of rank 0
+        }
+        line = {"step": state.global_step, **times, **logs}
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         shown = {name.removesuffix("/mean"): f"{logs[name]:.3g}" for name in _SHOWN if logs.get(name) is not None}

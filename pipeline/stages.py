@@ -92,8 +92,9 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         from eval.card import write_cards
         from eval.results import write_results
 
-        seconds = round(json_lines(out / "metrics.jsonl")[-1]["seconds"], 1)  # those before a kill too
-        result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, "seconds": seconds}
+        last = json_lines(out / "metrics.jsonl")[-1]  # its times have those before a kill in them
+        times = {name: round(last[name], 1) for name in ("seconds", "cpu_seconds")}
+        result = {"name": stage.name, "kind": stage.kind, "steps": finished.steps, **times}
         folder.complete(stage.name, {**result, "rollouts": finished.rollouts})
         write_cards(folder.root, write_results(folder.root))
 

@@ -117,6 +117,10 @@ class Digits:
     images: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
 
+    def part(self, which: slice) -> "Digits":
+        """Some of them."""
+        return Digits(self.images[which], self.labels[which])
+
     def grid(self, rng: random.Random, shift: int) -> tuple[PILImage.Image, list[int]]:
         """Draw four digits; return the 56x56 picture and the digits in the order of `CELLS`."""
         picked = [rng.randrange(len(self.labels)) for _ in CELLS]
@@ -131,8 +135,8 @@ def load_digits() -> tuple[Digits, Digits]:
     table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
     table = table[np.random.default_rng(SPLIT_SEED).permutation(len(table))]
     images, labels = table[:, :-1].reshape(-1, DIGIT, DIGIT), table[:, -1]
-    train, heldout = slice(TRAIN_DIGITS), slice(TRAIN_DIGITS, None)
-    return Digits(images[train], labels[train]), Digits(images[heldout], labels[heldout])
+    every = Digits(images, labels)
+    return every.part(slice(TRAIN_DIGITS)), every.part(slice(TRAIN_DIGITS, None))
 
 
 def _shifted(image: np.ndarray[Any, Any], rng: random.Random, shift: int) -> np.ndarray[Any, Any]:
@@ -146,7 +150,7 @@ def _shifted(image: np.ndarray[Any, Any], rng: random.Random, shift: int) -> np.
 # --- questions and traces ---------------------------------------------------------------------------------------------
 
 
-def _reading(digits: list[int]) -> str:
+def reading(digits: list[int]) -> str:
     return "The grid: " + ", ".join(f"{cell} {digit}" for cell, digit in zip(CELLS, digits, strict=True)) + "."
 
 
@@ -154,11 +158,11 @@ def read_example(digits: list[int], rng: random.Random) -> Example:
     """A question of the `read` stage: which digit stands in a cell, or whether it has a property."""
     cell = rng.randrange(4)
     if rng.random() < 0.4:
-        think = f"{_reading(digits)} {rng.choice(('Step by step', 'At a glance'))}: {CELLS[cell]} is {digits[cell]}."
+        think = f"{reading(digits)} {rng.choice(('Step by step', 'At a glance'))}: {CELLS[cell]} is {digits[cell]}."
         return Example(f"Which digit is in the {CELLS[cell]} cell?", think, str(digits[cell]))
     name = rng.choice(list(PROPERTIES))
     answer = _yes(digits[cell], name)
-    think = f"{_reading(digits)} {_steps(digits, name, ['next'] * 4)} {CELLS[cell]} is {digits[cell]}, so {answer}."
+    think = f"{reading(digits)} {_steps(digits, name, ['next'] * 4)} {CELLS[cell]} is {digits[cell]}, so {answer}."
     return Example(f"Is the digit in the {CELLS[cell]} {name}?", think, answer)
 
 
@@ -167,9 +171,7 @@ def count_example(digits: list[int], rng: random.Random, careful: float = 0.4) -
     name = rng.choice(list(PROPERTIES))
     teacher = _careful if rng.random() < careful else _hasty
     count = sum(map(PROPERTIES[name], digits))
-    return Example(
-        f"How many of the four digits are {name}?", f"{_reading(digits)} {teacher(digits, name)}", str(count)
-    )
+    return Example(f"How many of the four digits are {name}?", f"{reading(digits)} {teacher(digits, name)}", str(count))
 
 
 def _careful(digits: list[int], name: str) -> str:
@@ -297,21 +299,36 @@ def make_model(tokenizer: Qwen2Tokenizer, width: int = 128, init: float = 0.06) 
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
+class Plan(NamedTuple):
+    """How a data set is drawn: as `rows` takes it."""
+
+    make: Callable[[list[int], random.Random], Example]
+    digits: Digits
+    size: int
+    seed: int
+    shift: int
+
+
 def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
     """Write `out/model` and the parquet files `read`, `sft`, `rl` and `heldout` (the same for every seed)."""
     train, heldout = load_digits()
-    plan = {
-        "read": (read_example, train, sizes.read, 10 * seed + 1, SHIFT),
-        "sft": (count_example, train, sizes.sft, 10 * seed + 2, SHIFT),
-        "rl": (count_example, train, sizes.rl, 10 * seed + 3, SHIFT),
-        "heldout": (count_example, heldout, sizes.heldout, SPLIT_SEED, 0),
+    plans = {
+        "read": Plan(read_example, train, sizes.read, 10 * seed + 1, SHIFT),
+        "sft": Plan(count_example, train, sizes.sft, 10 * seed + 2, SHIFT),
+        "rl": Plan(count_example, train, sizes.rl, 10 * seed + 3, SHIFT),
+        "heldout": Plan(count_example, heldout, sizes.heldout, SPLIT_SEED, 0),
     }
+    write(out, plans, seed)
+
+
+def write(out: Path, plans: dict[str, Plan], seed: int) -> None:
+    """Write a parquet file for each plan, and `out/model`: untrained, its tokenizer made of their first rows."""
     part = out.with_name(out.name + ".part")  # `out` appears when it is whole
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     texts = [f"system\n{SYSTEM_PROMPT}\nuser\nassistant\n"] * 300
-    for name, (make, digits, count, number, shift) in plan.items():
-        table = list(rows(make, digits, count, number, shift))
+    for name, plan in plans.items():
+        table = list(rows(*plan))
         Dataset.from_list(table, features=FEATURES).to_parquet(part / f"{name}.parquet")
         texts += [f"{row['question']}\n{render(row['think'], row['answer'])}" for row in table[:300]]
     tokenizer = train_tokenizer(texts)

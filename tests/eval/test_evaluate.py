@@ -1,5 +1,6 @@
 """`python -m eval`: real checkpoints asked real rows, killed, resumed, by both backends, on two ranks."""
 
+import io
 import json
 import os
 import signal
@@ -7,16 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import inputs
 import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from eval.__main__ import main
 from eval.decode import loaded
+from eval.environment import prepare_environment
 from eval.files import json_lines
 from eval.task import Decoding, is_scored, load_task
 
@@ -39,13 +44,11 @@ def command(*arguments: object, launcher: tuple[str, ...] = ()) -> list[str]:
     return [sys.executable, *launcher, "-m", "eval", *map(str, arguments)]
 
 
-def run(*arguments: object, launcher: tuple[str, ...] = (), code: int = 0) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command(*arguments, launcher=launcher), capture_output=True, text=True, env=environment, timeout=LIMIT_S
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+def run(*arguments: object, code: int = 0) -> str:
+    """The command in this process, which saves its imports; returns what it prints."""
+    with patch.dict(os.environ), redirect_stdout(io.StringIO()) as printed:
+        assert main([*map(str, arguments)]) == code
+    return printed.getvalue()
 
 
 def files(out: Path) -> dict[str, Any]:
@@ -108,32 +111,43 @@ def test_two_ranks_write_what_one_writes(small: Callable[[str], Path], task: Pat
     settings = (small("qwen2_5_vl"), "--task", task, "--samples", 1, "--batch-size", 2)
     run(*settings, "--out", tmp_path / "one")
     ranks = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    run(*settings, "--out", tmp_path / "two", launcher=ranks)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = command(*settings, "--out", tmp_path / "two", launcher=ranks)
+    subprocess.run(started, check=True, capture_output=True, env=environment, timeout=LIMIT_S)
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="make setup installs vLLM")
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
-def test_vllm_says_what_transformers_says(
-    family: str, small: Callable[[str], Path], task: Path, tmp_path: Path
-) -> None:
-    settings = (small(family), "--task", task, "--samples", 1)
-    if family == "llama":
-        inputs.thoughts(tmp_path, "held", 6)
-        task.write_text("name: held\npath: held.jsonl\nmax_new_tokens: 24\n")
+VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="make setup installs vLLM")
+
+
+@VLLM
+def test_vllm_says_what_transformers_says(small: Callable[[str], Path], task: Path, tmp_path: Path) -> None:
+    """With images and without."""
     found = {}
     for backend in ("transformers", "vllm"):
-        run(*settings, "--backend", backend, "--out", tmp_path / backend)
+        run(small("qwen2_5_vl"), "--task", task, "--samples", 1, "--backend", backend, "--out", tmp_path / backend)
         found[backend] = files(tmp_path / backend)["lines"]
     for one, other in zip(found["transformers"], found["vllm"], strict=True):
         assert one.keys() == other.keys()
         if one["sample"] == 0:
             assert one == other
-    again = run(*settings, "--backend", "vllm", "--out", tmp_path / "again")
-    assert "held" in again
-    assert files(tmp_path / "again")["lines"] == found["vllm"], "sampling repeats"
     made = json.loads((tmp_path / "vllm" / "held" / "scores.json").read_text())["made"]
     assert (made["backend"], made["unreadable_rows"]) == ("vllm", 0)
+
+
+@VLLM
+@patch.dict(os.environ)
+def test_vllm_serves_a_text_model_and_samples_the_same_for_a_seed(small: Callable[[str], Path]) -> None:
+    rows = [{"question": f"What is {number} plus 2?"} for number in range(4)]
+    prepare_environment()
+    with loaded(str(small("llama")), "float32", backend="transformers") as decoder:
+        greedy = decoder.decode(rows, 12, None, seed=0)
+    with loaded(str(small("llama")), "float32", backend="vllm") as decoder:
+        assert decoder.decode(rows, 12, None, seed=0) == greedy
+        first, again, other = (decoder.decode(rows, 12, 1.0, seed=seed) for seed in (1, 1, 2))
+        assert decoder.decode(rows[:2], 12, 1.0, seed=1) == first[:2]
+    assert first == again
+    assert first != other
 
 
 def test_an_adapter_says_what_its_merged_model_says(small: Callable[[str], Path], task: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def contrast(completions, wait=0.0, **columns):
     time.sleep(wait)
     return [float(len(set(completion[0]["content"]))) for completion in completions]
 """
-TIMES = ("seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time")
+TIMES = ("seconds", "cpu_seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time")
 
 
 def write_recipe(folder: Path, model: Path, keys: dict[str, Any] | None = None) -> Path:
