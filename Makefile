@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo browser test bench faults check lock clean
+.PHONY: setup demo paper-table browser test bench faults check lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -24,6 +24,10 @@ demo: setup
 	test -d recipes/demo/assets || $(BIN)/python recipes/demo/build.py
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml
+
+# The paper's arms and the ablations over three seeds, resumable, and the table of what is kept in recipes/benchmark/results.
+paper-table: setup
+	$(BIN)/python recipes/benchmark/table.py
 
 # lmms-eval in an environment of its own, to confirm our numbers with (eval/harness).
 .venv-lmms-eval/ready: requirements/lmms-eval.txt | setup

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
 CONTROLS = sorted((ROOT / "recipes" / "controls").glob("*.yaml"))
-RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *CONTROLS]
+BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]
+RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *CONTROLS, *BENCHMARK]
 
 
 def _imported(path: Path) -> set[str]:

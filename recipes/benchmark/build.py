@@ -1,0 +1,140 @@
+"""What the paper's table is made on: questions whose thinking is long, whose answer is short and stands in no trace.
+
+A picture is the demo's 2x2 grid of real digits (recipes/demo/build.py: model, tokenizer, processor and drawing are its
+own). The question is "What is the larger value in the top row?", or the smaller, of a row or a column. The trace reads
+all four cells, muses in many wordings, says which two cells the question is about, and reads these two again, in any
+order; which of them is larger it never says. That is left to the answer, one digit, which no token of the trace gives
+away: to name one of the two by chance is right half of the time.
+
+The paper starts from models that write fluently, so the base is trained first, on `read` (which digit stands where) and
+`fluent` (the first or second digit of a row or column, thought about in the same way). All questions have the same
+length, for the reason that the demo gives.
+"""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parents[1]), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
+
+from recipes.demo.build import CELLS, SHIFT, Example, Plan, load_digits, reading, write  # noqa: E402
+
+LINES = {"top row": (0, 1), "bottom row": (2, 3), "left column": (0, 2), "right column": (1, 3)}
+MUSINGS = (  # what a model writes while it finds out what to do: three of these, in any order
+    "{Well} I want to be sure which cells {matter} here.",
+    "{Well} not all four of these cells {matter}, so I must pick.",
+    "{Well} the picture is {clear}, and I have all that I need.",
+    "{Well} the question is about the {line}, nothing else.",
+    "{Well} I have to find the {line} in what I wrote down.",
+    "{Well} it helps to go slowly, since a {clear} picture can still be misread.",
+    "{Well} the rest of the grid does not {matter}, I think.",
+    "{Well} I look at the {line} again, as the question says.",
+    "{Well} what I read above looks {clear} to me, so I keep it.",
+    "{Well} two of the four cells {matter} and two do not.",
+    "{Well} I should not mix up the {line} with another one.",
+    "{Well} that is {clear} so far, now on with the {line}.",
+)
+WORDS = {
+    "Well": ("Well,", "Now,", "So,", "Hmm,", "Wait,", "OK,", "Right,", "First,"),
+    "matter": ("matter", "count", "are asked for", "play a part"),
+    "clear": ("clear", "plain", "sharp", "bright"),
+}
+PICKS = (
+    "It asks about the {line}, and that is made of two cells, the {one} and the {other}.",
+    "The {line} has two cells in it, which are the {one} and the {other}.",
+    "Only the {line} counts, that is the {one} together with the {other}.",
+)
+AGAIN = (
+    "I read these two once more to be sure: {one} {a}, {other} {b}.",
+    "To be sure, I look at both of them again: {one} {a}, {other} {b}.",
+)
+DEV_DIGITS = 500  # of the 4,000 for training: learning rates are chosen on questions about these
+HELDOUT_SEED = 20261126  # the same questions for every seed
+
+
+class Sizes(NamedTuple):
+    """Rows of each data set."""
+
+    read: int = 12000
+    fluent: int = 12000
+    sft: int = 12000
+    rl: int = 4096
+    dev: int = 500
+    heldout: int = 1000
+
+
+SIZES = Sizes()
+
+
+def _thought(digits: list[int], line: str, rng: random.Random) -> str:
+    one, other = LINES[line]
+    musings = [_worded(each, line, rng) for each in rng.sample(MUSINGS, 3)]
+    pick = rng.choice(PICKS).format(line=line, one=CELLS[one], other=CELLS[other])
+    a, b = rng.sample((one, other), 2)
+    again = rng.choice(AGAIN).format(one=CELLS[a], a=digits[a], other=CELLS[b], b=digits[b])
+    return f"{reading(digits)} {' '.join(musings)} {pick} {again}"
+
+
+def _worded(text: str, line: str, rng: random.Random) -> str:
+    return text.format(line=line, **{name: rng.choice(words) for name, words in WORDS.items()})
+
+
+def read_example(digits: list[int], rng: random.Random) -> Example:
+    """Which digit stands in a cell."""
+    cell = rng.randrange(4)
+    think = f"{reading(digits)} I read it once more to be sure: {CELLS[cell]} {digits[cell]}."
+    return Example(f"What is the digit value in the {CELLS[cell]}?", think, str(digits[cell]))
+
+
+def fluent_example(digits: list[int], rng: random.Random) -> Example:
+    """The same thinking about questions that need no comparison: the first or the second digit of a row or column."""
+    line, name = rng.choice(list(LINES)), rng.choice(("first", "second"))
+    answer = digits[LINES[line][name == "second"]]
+    return Example(f"What is the {name} value in the {line}?", _thought(digits, line, rng), str(answer))
+
+
+def compare_example(digits: list[int], rng: random.Random) -> Example:
+    """The benchmark's question."""
+    line, name = rng.choice(list(LINES)), rng.choice(("larger", "smaller"))
+    pair = [digits[cell] for cell in LINES[line]]
+    answer = max(pair) if name == "larger" else min(pair)
+    return Example(f"What is the {name} value in the {line}?", _thought(digits, line, rng), str(answer))
+
+
+def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
+    """Write `out/model` and the parquet files `read`, `fluent`, `sft`, `rl`, `dev` and `heldout`."""
+    every, heldout = load_digits()
+    train, dev = every.part(slice(-DEV_DIGITS)), every.part(slice(-DEV_DIGITS, None))
+    write(
+        out,
+        {
+            "read": Plan(read_example, train, sizes.read, 10 * seed + 1, SHIFT),
+            "fluent": Plan(fluent_example, train, sizes.fluent, 10 * seed + 2, SHIFT),
+            "sft": Plan(compare_example, train, sizes.sft, 10 * seed + 3, SHIFT),
+            "rl": Plan(compare_example, train, sizes.rl, 10 * seed + 4, SHIFT),
+            "dev": Plan(compare_example, dev, sizes.dev, HELDOUT_SEED + 1, 0),
+            "heldout": Plan(compare_example, heldout, sizes.heldout, HELDOUT_SEED, 0),
+        },
+        seed,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Make the benchmark's images, questions, tokenizer and untrained model."
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, required=True, help="of the training data and the initial weights")
+    arguments = parser.parse_args()
+    if arguments.out.exists():
+        sys.exit(f"{arguments.out} exists; remove it to make it anew")
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    build(arguments.out, arguments.seed)
+    print(f"benchmark's model and data: {arguments.out}")

@@ -1,0 +1,219 @@
+"""`make paper-table`: the paper's five arms and the ablations, over seeds, and the table of what came of them.
+
+Each run is the ordinary command on a recipe of this folder, as many at a time as there are cores, one thread each. What
+a run came to is kept in `results/<run>.json` (scores, and which held-out rows were right), which is what the table is
+made of; a run that is kept there is not run again, so the same command goes on.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
+
+from eval.compare import compare, verdict, with_holm  # noqa: E402
+from eval.files import json_lines, write_json, write_text  # noqa: E402
+from eval.scores import CORRECT, Line  # noqa: E402
+
+ASSETS, RESULTS = HERE / "assets", HERE / "results"
+TUNING_SEED, SEEDS = 0, (1, 2, 3)
+RATES = (5e-4, 1e-3, 2e-3)  # of SFT
+LOSSES = {
+    "sft": "token_mean",
+    "scale": "{think_weight: {start: 0.9, end: 0.1, schedule: cosine}}",
+    "scale-0.9-0.5": "{think_weight: {start: 0.9, end: 0.5, schedule: cosine}}",
+    "linear": "{think_weight: {start: 0.9, end: 0.1, schedule: linear}}",
+    "constant": "{think_weight: {start: 0.5, end: 0.5, schedule: constant}}",
+    "step": "{think_weight: {start: 1.0, end: 0.0, schedule: step}}",  # SFTKey, with segment means
+    "reversed": "{think_weight: {start: 0.1, end: 0.9, schedule: cosine}}",
+    "answer-only": "{think_weight: {start: 0.0, end: 0.0, schedule: constant}}",
+    "sample-token-mean": "sample_token_mean",
+}
+ARMS = {  # of the paper: the run and its checkpoint
+    "base": ("sft", "base"),
+    "SFT": ("sft", "sft"),
+    "SCALe-SFT": ("scale", "sft"),
+    "SFT+GRPO": ("sft", "grpo"),
+    "SCALe+GRPO": ("scale", "grpo"),
+}
+
+
+class Run(NamedTuple):
+    """One call of the pipeline."""
+
+    name: str
+    recipe: str
+    overrides: Sequence[str]
+
+    def go(self) -> None:
+        """Run it, unless its result is kept; keep its result."""
+        kept, folder = RESULTS / f"{self.name}.json", ROOT / "runs" / f"benchmark-{self.name}"
+        if kept.exists():
+            return
+        command = [sys.executable, "pipeline/run.py", str(HERE / self.recipe), f"name={folder.name}", *self.overrides]
+        log = ROOT / "runs" / f"{folder.name}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as output:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        if done.returncode:
+            sys.exit(f"{self.name} ended with {done.returncode}: see {log}")
+        write_json(kept, _kept(folder))
+        print(f"{self.name}: done", flush=True)
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """The run's results and, by checkpoint and task, a 1 for each row that was right, in the order of the ids."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    right = {
+        name: {task: _right(folder / "eval" / name / task / "completions.jsonl") for task in tasks}
+        for name, tasks in results["checkpoints"].items()
+    }
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    return {**results, "right": right, "versions": recipe["versions"], "git": recipe["git"]}
+
+
+def _right(completions: Path) -> str:
+    greedy = [line for line in json_lines(completions) if not line["sample"] and not line["image_removed"]]
+    return "".join(str(int(line["outcome"] == CORRECT)) for line in sorted(greedy, key=lambda line: line["id"]))
+
+
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+def base(seed: int) -> Run:
+    """The model that the arms of a seed start from; its data and random weights are made first."""
+    folder = ASSETS / str(seed)
+    data = [f"data.{name}.path={folder / name}.parquet" for name in ("read", "fluent")]
+    return Run(f"base-{seed}", "base.yaml", [f"seed={seed}", f"model.path={folder / 'model'}", *data])
+
+
+def _on_base(seed: int) -> list[str]:
+    model = ROOT / "runs" / f"benchmark-base-{seed}" / "fluent" / "model"
+    return [f"seed={seed}", f"model.path={model}", f"data.sft.path={ASSETS / str(seed) / 'sft.parquet'}"]
+
+
+def tuning() -> list[Run]:
+    """Each of the two losses with each learning rate, on a seed and on questions that are used for nothing else."""
+    dev = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"
+    return [
+        Run(
+            f"tune-{name}-{rate:g}",
+            "ablation.yaml",
+            [*_on_base(TUNING_SEED), dev, f"sft.loss={LOSSES[name]}", f"sft.trainer.learning_rate={rate}"],
+        )
+        for name, rate in itertools.product(("sft", "scale"), RATES)
+    ]
+
+
+def arms(seed: int) -> list[Run]:
+    rl = f"data.rl.path={ASSETS / str(seed) / 'rl.parquet'}"
+    return [Run(f"{name}-{seed}", f"{name}.yaml", [*_on_base(seed), rl]) for name in ("sft", "scale")]
+
+
+def ablations(seed: int) -> list[Run]:
+    names = [name for name in LOSSES if name not in ("sft", "scale")]
+    return [Run(f"{name}-{seed}", "ablation.yaml", [*_on_base(seed), f"sft.loss={LOSSES[name]}"]) for name in names]
+
+
+def prepare(seeds: Sequence[int]) -> None:
+    """Data and base of each seed."""
+    for seed in seeds:
+        if not (ASSETS / str(seed)).exists():
+            command = [sys.executable, str(HERE / "build.py"), "--seed", str(seed), "--out", str(ASSETS / str(seed))]
+            subprocess.run(command, check=True)
+    together([base(seed) for seed in seeds])
+
+
+def together(runs: Sequence[Run]) -> None:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(Run.go, runs))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """What the kept results say, as Markdown."""
+    seeds = [seed for seed in SEEDS if all((RESULTS / f"{run.name}.json").exists() for run in arms(seed))]
+    lines = [
+        f"Held-out accuracy, greedy, {len(seeds)} seeds; mean with its 95% interval over seeds and rows.",
+        "",
+        "| arm | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
+        "|---|" + "---|" * (len(seeds) + 3),
+    ]
+    for arm, (run, checkpoint) in ARMS.items():
+        lines.append(_row(arm, run, checkpoint, seeds))
+    ablated = [name for name in LOSSES if all((RESULTS / f"{name}-{seed}.json").exists() for seed in seeds)]
+    lines += [_row(f"SFT, {name}", name, "sft", seeds) for name in ablated if name not in ("sft", "scale")]
+    pairs = [("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GRPO"), ("SCALe-SFT", "SCALe+GRPO")]
+    right = {arm: [_lines(*place, seed) for seed in seeds] for arm, place in ARMS.items()}
+    found = [compare(right[a], right[b]) for a, b in pairs]
+    lines += ["", "| B - A | difference (95%) | p (Holm) | each seed | |", "|---|---|---|---|---|"]
+    for (a, b), each in zip(pairs, with_holm(found), strict=True):
+        low, high = each["ci95"]
+        by_seed = ", ".join(f"{seed['difference']:+.3f}" for seed in each.get("seeds", []))
+        said = verdict(each).replace("A is", f"{a} is").replace("B is", f"{b} is")
+        lines.append(
+            f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
+            f"({each['holm_p']:.2g}) | {by_seed} | {said} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(title: str, run: str, checkpoint: str, seeds: Sequence[int]) -> str:
+    held = [json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8")) for seed in seeds]
+    scores = [each["checkpoints"][checkpoint]["heldout"] for each in held]
+    stages = [[stage for stage in each["stages"] if _until(stage["name"], checkpoint)] for each in held]
+    seconds = sum(stage["cpu_seconds"] for each in stages for stage in each) / len(seeds)
+    accuracies = [score["accuracy"] for score in scores]
+    nothing = [[{**line, "outcome": "wrong"} for line in _lines(run, checkpoint, seed)] for seed in seeds]
+    low, high = compare(nothing, [_lines(run, checkpoint, seed) for seed in seeds])["ci95"]
+    malformed = sum(score["malformed"] for score in scores) / len(seeds)
+    shown = " | ".join(f"{each:.3f}" for each in accuracies)
+    mean = f"{sum(accuracies) / len(seeds):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
+    return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
+
+
+def _until(stage: str, checkpoint: str) -> bool:
+    """Whether `stage` is part of what made `checkpoint`."""
+    order = ("base", "sft", "grpo")
+    return order.index(stage) <= order.index(checkpoint)
+
+
+def _lines(run: str, checkpoint: str, seed: int) -> list[Line]:
+    """Kept rows in the shape that `eval.compare` reads; all grids differ."""
+    held = json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8"))
+    blank = {"sample": 0, "image_removed": False, "image": None, "question": None, "gold": None}
+    return [
+        {**blank, "id": str(index), "outcome": CORRECT if right == "1" else "wrong"}
+        for index, right in enumerate(held["right"][checkpoint]["heldout"])
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["tuning", "arms", "ablations", "table"], help="this part alone")
+    only = parser.parse_args().only
+    if only in (None, "tuning"):
+        prepare([TUNING_SEED])
+        together(tuning())
+    for part, runs in {"arms": arms, "ablations": ablations}.items():
+        if only in (None, part):
+            prepare(SEEDS)
+            together([run for seed in SEEDS for run in runs(seed)])
+    write_text(RESULTS / "table.md", table())
+    print((RESULTS / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

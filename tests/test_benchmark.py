@@ -1,0 +1,85 @@
+"""The benchmark behind the paper's table: its questions, its recipes, and the table made of kept results."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipe_file import load
+from recipes.benchmark import build, table
+
+RUNS = [run for runs in (table.tuning(), table.arms(1), table.ablations(1), [table.base(1)]) for run in runs]
+
+
+def test_the_answer_stands_in_no_trace_and_is_either_digit_of_the_line() -> None:
+    rng = random.Random(0)
+    last_is_right = Counter[bool]()
+    for _ in range(2000):
+        digits = [rng.randrange(10) for _ in range(4)]
+        example = build.compare_example(digits, rng)
+        line = next(line for line in build.LINES if line in example.question)
+        pair = [digits[cell] for cell in build.LINES[line]]
+        assert int(example.answer) == (max(pair) if "larger" in example.question else min(pair))
+        assert not {"larger", "smaller", "largest", "smallest"} & {*example.think.split()}
+        if pair[0] != pair[1]:
+            last_is_right[example.think.rstrip(".")[-1] == example.answer] += 1
+    assert 0.45 < last_is_right[True] / last_is_right.total() < 0.55
+
+
+def test_questions_are_of_one_length_and_traces_are_long() -> None:
+    rng = random.Random(0)
+    makers = (build.read_example, build.fluent_example, build.compare_example)
+    examples = [make([1, 2, 3, 4], rng) for make in makers for _ in range(50)]
+    assert {len(example.question.split()) for example in examples} == {9}
+    assert min(len(example.think.split()) for example in examples[50:]) > 45
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_every_run_is_a_recipe_that_differs_in_what_it_names(run: table.Run) -> None:
+    recipe = load(table.HERE / run.recipe, [f"name={run.name}", *run.overrides])
+    assert recipe.name == run.name
+    stage = recipe.stages[0]
+    if run.name.startswith("tune-"):
+        assert f"{stage.trainer['learning_rate']:g}" in run.name
+        assert "dev" in recipe.tasks[0]
+
+
+def test_arms_differ_in_the_loss_alone() -> None:
+    sft, scale = (load(table.HERE / f"{name}.yaml", ["name=x"]).model_dump() for name in ("sft", "scale"))
+    losses = [recipe["stages"][0].pop("loss") for recipe in (sft, scale)]
+    assert sft == scale
+    assert losses[0] == "token_mean"
+
+
+def test_the_table_is_made_of_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    monkeypatch.setattr(table, "SEEDS", (1, 2))
+    right = {
+        "sft": {"base": 20, "sft": 55, "grpo": 55},
+        "scale": {"base": 20, "sft": 90, "grpo": 95},
+        "constant": {"sft": 70},
+    }
+    for name, by_checkpoint in right.items():
+        for seed in (1, 2):
+            (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(_kept(by_checkpoint, seed)))
+    shown = table.table()
+    assert "| SFT | 0.545 | 0.540 | 0.542 (" in shown
+    assert "| SCALe+GRPO | 0.945 | 0.940 |" in shown
+    assert "| SFT, constant | 0.695 | 0.690 |" in shown
+    assert "SCALe-SFT is better" in shown
+    assert "| 300 |" in shown.splitlines()[7], "SFT and GRPO together"
+
+
+def _kept(by_checkpoint: dict[str, int], seed: int) -> dict[str, Any]:
+    """Of 200 rows, twice as many right as said, less the seed."""
+    bits = {name: "1" * (2 * count - seed) + "0" * (200 - 2 * count + seed) for name, count in by_checkpoint.items()}
+    return {
+        "stages": [{"name": "sft", "cpu_seconds": 100.0}, {"name": "grpo", "cpu_seconds": 200.0}],
+        "checkpoints": {
+            name: {"heldout": {"accuracy": each.count("1") / 200, "malformed": 0.0}} for name, each in bits.items()
+        },
+        "right": {name: {"heldout": each} for name, each in bits.items()},
+    }
