@@ -11,19 +11,15 @@ The paper starts from models that write fluently, so the base is trained first, 
 length, for the reason that the demo gives.
 """
 
-import argparse
 import random
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import disable_progress_bars
-from transformers.utils import logging
-
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parents[1]), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
 
-from recipes.demo.build import CELLS, SHIFT, Example, Plan, load_digits, reading, write  # noqa: E402
+from recipes.demo.build import CELLS, SHIFT, Example, Plan, command, load_digits, reading, write  # noqa: E402
 
 LINES = {"top row": (0, 1), "bottom row": (2, 3), "left column": (0, 2), "right column": (1, 3)}
 MUSINGS = (  # what a model writes while it finds out what to do: three of these, in any order
@@ -126,15 +122,4 @@ def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Make the benchmark's images, questions, tokenizer and untrained model."
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, required=True, help="of the training data and the initial weights")
-    arguments = parser.parse_args()
-    if arguments.out.exists():
-        sys.exit(f"{arguments.out} exists; remove it to make it anew")
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    build(arguments.out, arguments.seed)
-    print(f"benchmark's model and data: {arguments.out}")
+    command("the benchmark's images, questions, tokenizer and untrained model", build, HERE / "assets" / "0")

@@ -338,14 +338,19 @@ def write(out: Path, plans: dict[str, Plan], seed: int) -> None:
     part.rename(out)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the demo's images, questions, tokenizer and untrained model.")
-    parser.add_argument("--out", type=Path, default=HERE / "assets")
+def command(what: str, make: Callable[[Path, int], None], out: Path) -> None:
+    """The command line of a script that makes `what` in `out`."""
+    parser = argparse.ArgumentParser(description=f"Make {what}.")
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--seed", type=int, default=0, help="of the training data and the initial weights")
     arguments = parser.parse_args()
     if arguments.out.exists():
         sys.exit(f"{arguments.out} exists; remove it to make it anew")
     disable_progress_bars()
     logging.disable_progress_bar()
-    build(arguments.out, arguments.seed)
-    print(f"demo model and data: {arguments.out}")
+    make(arguments.out, arguments.seed)
+    print(f"made: {arguments.out}")
+
+
+if __name__ == "__main__":
+    command("the demo's images, questions, tokenizer and untrained model", build, HERE / "assets")
