@@ -53,11 +53,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from eval.decode import loaded
     from eval.evaluate import evaluate, process_state, task_rows
 
-    for task in tasks:
+    todo = [task for task in tasks if not is_scored(out / task.name, task, decoding)]
+    for task in todo:
         _, unreadable = task_rows(task)  # before any weights load
         if unreadable:
             print(f"WARNING task {task.name}: {unreadable} rows of {task.path} cannot be read and are left out")
-    todo = [task for task in tasks if not is_scored(out / task.name, task, decoding)]
     dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     if todo:
         with loaded(options.checkpoint, dtype, options.revision, options.backend) as decoder:
@@ -65,20 +65,20 @@ def _evaluate(options: argparse.Namespace) -> int:
                 evaluate(decoder, task, out / task.name, decoding, f"{options.checkpoint} on {task.name}")
     state = process_state()
     if state.is_main_process:
-        _show(out, out.name)
+        _show(out)
     state.destroy_process_group()
     return 0
 
 
-def _show(out: Path, name: str) -> None:
+def _show(out: Path) -> None:
     """Gather the scores in `out` in results.json and results.csv, and print them."""
     from rich.console import Console
 
     from eval.files import write_json
     from eval.results import scores_in, tables, write_csv
 
-    checkpoints = {name: scores_in(out)}
-    write_json(out / "results.json", {"name": name, "stages": [], "checkpoints": checkpoints, "comparisons": []})
+    checkpoints = {out.name: scores_in(out)}
+    write_json(out / "results.json", {"name": out.name, "stages": [], "checkpoints": checkpoints, "comparisons": []})
     write_csv(out / "results.csv", checkpoints)
     console = Console()
     console.print(*tables(checkpoints), sep="")
@@ -89,7 +89,7 @@ def _show(out: Path, name: str) -> None:
 
 def _rescore(out: Path) -> int:
     """Make every line's outcome and the scores again from the texts; say whether anything is different."""
-    from eval.files import json_lines, write_json, write_text
+    from eval.files import json_lines, write_json, write_json_lines
     from eval.judge import judged
     from eval.scores import scores
 
@@ -103,9 +103,9 @@ def _rescore(out: Path) -> int:
         found = {**scores(after), "made": held["made"]}
         changed = sum(old != new for old, new in zip(before, after, strict=True))
         print(f"{file}: {changed} of {len(after)} outcomes differ, the scores {'do not' if found == held else 'do'}")
-        write_text(file, "".join(json.dumps(line) + "\n" for line in after))
+        write_json_lines(file, after)
         write_json(file.parent / "scores.json", found)
-    _show(out, out.name)
+    _show(out)
     return 0
 
 

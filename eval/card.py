@@ -7,10 +7,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
-from eval.files import write_text
+from eval.files import CARD, write_text
 from rewards.response import SYSTEM_PROMPT
-
-CARD = "README.md"
 
 
 def write_cards(run: Path, results: dict[str, Any]) -> None:
@@ -25,10 +23,8 @@ def _card(run: Path, held: dict[str, Any], results: dict[str, Any], index: int) 
     recipe, stage = held["recipe"], held["recipe"]["stages"][index]
     stages = recipe["stages"][: index + 1]
     scores = results["checkpoints"].get(stage["name"], {})
-    data = {
-        name: {**recipe["data"][name], "digest": held["data"].get(name)}
-        for name in {each["data"]: 0 for each in stages}
-    }
+    used = dict.fromkeys(each["data"] for each in stages)
+    data = {name: {**recipe["data"][name], "digest": held["data"].get(name)} for name in used}
     manifest = json.loads((run / stage["name"] / "COMPLETE").read_text(encoding="utf-8"))
     config = json.loads((run / stage["name"] / "model" / "config.json").read_text(encoding="utf-8"))
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)

@@ -119,12 +119,12 @@ def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**each, **({"holm_p": by_index[i]} if i in by_index else {})} for i, each in enumerate(comparisons)]
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """What may be said: a difference only where the interval leaves out 0 and the corrected test agrees."""
+def verdict(found: dict[str, Any], a: str = "A", b: str = "B") -> str:
+    """What may be said: that one is better only where the interval leaves out 0 and the corrected test agrees."""
     low, high = found["ci95"]
     if low <= 0 <= high or found.get("holm_p", found.get("p", 0)) >= ALPHA:
         return f"no difference shown (one of {found['detectable']:.1%} would be found 4 times in 5)"
-    return "B is better" if low > 0 else "A is better"
+    return f"{b if low > 0 else a} is better"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -62,13 +62,14 @@ def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
     Raises:
         ValueError: there is no such checkpoint, or `vllm` was asked for and cannot serve it.
     """
-    with _whole(checkpoint, dtype, revision) as (folder, digest):
+    with _whole(checkpoint, dtype, revision) as folder:
         chat = Chat(folder, revision if folder == checkpoint else None)
+        digest = _digest(chat)
         problem = _vllm_problem(chat.config)
         if backend == "vllm" and problem:
             raise ValueError(f"model {checkpoint!r}: {problem}; use transformers to decode")
         if backend == "vllm" or (backend == "auto" and not problem and torch.cuda.is_available()):
-            engine = VllmDecoder(chat, dtype, digest or _revision(chat, checkpoint, revision))
+            engine = VllmDecoder(chat, dtype, digest)
             try:
                 yield engine
             finally:
@@ -76,18 +77,18 @@ def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
         else:
             if backend == "auto" and problem and torch.cuda.is_available():
                 print(f"decoding by transformers, which is slower: {problem}", file=sys.stderr)
-            yield TransformersDecoder(chat, dtype, digest or _revision(chat, checkpoint, revision))
+            yield TransformersDecoder(chat, dtype, digest)
 
 
 @contextmanager
-def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[tuple[str, str | None]]:
-    """The folder or hub id of a full checkpoint, and a folder's digest; an adapter is merged into its base."""
+def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[str]:
+    """The folder or hub id of a full checkpoint; an adapter is merged into its base."""
     try:
         adapter = find_adapter_config_file(checkpoint, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"model {checkpoint!r}: no such folder, and not found on the hub: {error}") from error
     if adapter is None:
-        yield checkpoint, folder_digest(Path(checkpoint)) if Path(checkpoint).is_dir() else None
+        yield checkpoint
         return
     from peft import PeftConfig, PeftModel
 
@@ -99,7 +100,7 @@ def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[tuple[
         merged.save_pretrained(folder)
         _own_processor(checkpoint, revision, processor).save_pretrained(folder)
         del model, merged
-        yield folder, folder_digest(Path(folder))
+        yield folder
 
 
 def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
@@ -111,8 +112,11 @@ def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
     return own if type(own) is type(base) else base
 
 
-def _revision(chat: Chat, checkpoint: str, revision: str | None) -> str:
-    return f"{checkpoint}@{getattr(chat.config, '_commit_hash', None) or revision}"
+def _digest(chat: Chat) -> str:
+    """Names the weights: a folder's by their content, the hub's by their commit."""
+    if Path(chat.checkpoint).is_dir():
+        return folder_digest(Path(chat.checkpoint))
+    return f"{chat.checkpoint}@{getattr(chat.config, '_commit_hash', None) or chat.revision}"
 
 
 def _auto_class(processor: Any) -> Any:

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from eval.decode import Decoded, Decoder
-from eval.files import json_lines, versions, write_json, write_text
+from eval.files import json_lines, versions, write_json, write_json_lines
 from eval.images import digest
 from eval.judge import judged
 from eval.rows import good, read
@@ -52,7 +52,7 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
     lines = _respond(decoder, rows, task.max_new_tokens, decoding, title, passes, parts)
     state = process_state()
     if state.is_main_process:
-        write_text(out / "completions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_json_lines(out / "completions.jsonl", lines)
         facts = {**asked, "rows": _digest(lines), "unreadable_rows": unreadable, "versions": versions()}
         write_json(out / "scores.json", {**scores(lines), "made": facts})  # last: all is done
         remove_parts(out / "parts")
@@ -121,7 +121,7 @@ def _respond(
     size = decoding.batch_size * decoder.batches
     chunks = [(each, begin) for each in passes for begin in range(0, len(rows), size)]
     files = [parts / f"{number:06d}.jsonl" for number in range(len(chunks))]
-    todo = [number for number in range(state.process_index, len(chunks), state.num_processes)]
+    todo = range(state.process_index, len(chunks), state.num_processes)
     if not sys.stderr.isatty() and state.is_main_process:
         done = sum(file.exists() for file in files)
         print(
@@ -144,7 +144,7 @@ def _respond(
             lines = [
                 _line(decoder, row, response, draw, removed) for row, response in zip(asked, responses, strict=True)
             ]
-            write_text(files[number], "".join(json.dumps(line) + "\n" for line in judged(lines)))
+            write_json_lines(files[number], judged(lines))
         bar.update(len(batch))
     bar.close()
     state.wait_for_everyone()

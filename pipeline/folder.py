@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.files import sha256, versions, write_json
+from eval.files import CARD, sha256, versions, write_json
 from pipeline.manifest import check_files, read_sealed, seal
 from pipeline.problem import Problem, RecipeError
 from pipeline.recipe import Recipe, processes
@@ -261,7 +261,7 @@ def _content(path: Path) -> str | None:
     listing = sorted(
         f"{file.relative_to(path)} {file.stat().st_size}"
         for file in path.rglob("*")
-        if file.is_file() and file.name != "README.md"
+        if file.is_file() and file.name != CARD
     )
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.files import sha256, write_json
+from eval.files import CARD, sha256, write_json
 from pipeline.problem import Problem, RecipeError
 
 
@@ -20,7 +20,7 @@ def seal(path: Path, folder: Path, facts: dict[str, Any]) -> None:
 
     It carries a digest of itself, so that no bit of it can change unseen.
     """
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in (path, folder / "README.md")]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in (path, folder / CARD)]
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to other threads
         entries = list(pool.map(lambda file: _entry(file, folder), files))
     content = {**facts, "files": entries}

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from eval.files import write_text
+from eval.files import write_json_lines
 
 _SHOWN = ("loss", "think_nll", "answer_nll", "think_weight", "eval_loss", "reward", "rewards/accuracy/mean")
 
@@ -30,7 +30,7 @@ class _Reporter(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = _lines_until(self.metrics, state.global_step)
-        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        write_json_lines(self.metrics, kept)
         self.started, self.started_cpu = (
             clock() - (kept[-1].get(name, 0.0) if kept else 0.0)
             for name, clock in (("seconds", time.monotonic), ("cpu_seconds", time.process_time))

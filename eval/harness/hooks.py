@@ -11,7 +11,7 @@ sys.path[:] = [ROOT, *(path for path in sys.path if path != ROOT)]  # lmms-eval 
 
 from eval.formats import Format, canonical  # noqa: E402
 from eval.images import BadRow  # noqa: E402
-from eval.rows import good, prompt, undecoded  # noqa: E402
+from eval.rows import features, good, prompt, undecoded  # noqa: E402
 from rewards.accuracy import verdicts  # noqa: E402
 from rewards.response import TAGS  # noqa: E402
 from rewards.verify import Outcome  # noqa: E402
@@ -61,15 +61,13 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 def _rows(docs: "datasets.Dataset", format: Format) -> "datasets.Dataset":
     """The rows that our evaluation asks. lmms-eval scores rows without their images, but their options stay."""
-    from datasets import Features, Image, List, Value
+    from datasets import Features
 
-    text = Value("string")
-    features = dict.fromkeys(("id", "question", "answer", "think", "kind", "code", "problem"), text)
     rows = undecoded(docs).map(
         partial(_row, format),
         with_indices=True,
         remove_columns=docs.column_names,
-        features=Features({**features, "choices": List(text), "images": List(Image())}),
+        features=Features(features()),
         load_from_cache_file=False,  # its key knows nothing of the modules above
     )
     kept = good(rows)

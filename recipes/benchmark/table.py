@@ -156,28 +156,28 @@ def table() -> str:
     ablated = [name for name in LOSSES if all((RESULTS / f"{name}-{seed}.json").exists() for seed in seeds)]
     lines += [_row(f"SFT, {name}", name, "sft", seeds) for name in ablated if name not in ("sft", "scale")]
     pairs = [("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GRPO"), ("SCALe-SFT", "SCALe+GRPO")]
-    right = {arm: [_lines(*place, seed) for seed in seeds] for arm, place in ARMS.items()}
+    right = {arm: [_lines(_result(run, seed), at) for seed in seeds] for arm, (run, at) in ARMS.items()}
     found = [compare(right[a], right[b]) for a, b in pairs]
     lines += ["", "| B - A | difference (95%) | p (Holm) | each seed | |", "|---|---|---|---|---|"]
     for (a, b), each in zip(pairs, with_holm(found), strict=True):
         low, high = each["ci95"]
         by_seed = ", ".join(f"{seed['difference']:+.3f}" for seed in each.get("seeds", []))
-        said = verdict(each).replace("A is", f"{a} is").replace("B is", f"{b} is")
         lines.append(
             f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
-            f"({each['holm_p']:.2g}) | {by_seed} | {said} |"
+            f"({each['holm_p']:.2g}) | {by_seed} | {verdict(each, a, b)} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _row(title: str, run: str, checkpoint: str, seeds: Sequence[int]) -> str:
-    held = [json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8")) for seed in seeds]
+    held = [_result(run, seed) for seed in seeds]
     scores = [each["checkpoints"][checkpoint]["heldout"] for each in held]
     stages = [[stage for stage in each["stages"] if _until(stage["name"], checkpoint)] for each in held]
     seconds = sum(stage["cpu_seconds"] for each in stages for stage in each) / len(seeds)
     accuracies = [score["accuracy"] for score in scores]
-    nothing = [[{**line, "outcome": "wrong"} for line in _lines(run, checkpoint, seed)] for seed in seeds]
-    low, high = compare(nothing, [_lines(run, checkpoint, seed) for seed in seeds])["ci95"]
+    lines = [_lines(each, checkpoint) for each in held]
+    nothing = [[{**line, "outcome": "wrong"} for line in each] for each in lines]
+    low, high = compare(nothing, lines)["ci95"]
     malformed = sum(score["malformed"] for score in scores) / len(seeds)
     shown = " | ".join(f"{each:.3f}" for each in accuracies)
     mean = f"{sum(accuracies) / len(seeds):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
@@ -190,9 +190,13 @@ def _until(stage: str, checkpoint: str) -> bool:
     return order.index(stage) <= order.index(checkpoint)
 
 
-def _lines(run: str, checkpoint: str, seed: int) -> list[Line]:
+def _result(run: str, seed: int) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:
     """Kept rows in the shape that `eval.compare` reads; all grids differ."""
-    held = json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8"))
     blank = {"sample": 0, "image_removed": False, "image": None, "question": None, "gold": None}
     return [
         {**blank, "id": str(index), "outcome": CORRECT if right == "1" else "wrong"}
