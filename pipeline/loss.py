@@ -7,7 +7,7 @@ Per sequence n, with think tokens T_n, answer tokens A_n and token cross-entropi
 
 What the paper (SCALe, arXiv 2603.18656) says: the weighting is dynamic, independent of segment length, and moves from
 think to answer over training by a cosine. What it leaves open to us, and how we read it: the two weights sum to one;
-their end points; a segment's mean is taken per response and the responses' mean over the step (pooling the step's
+their end points (`answer_weight` is the other reading, in which the answer's is constant); a segment's mean is taken per response and the responses' mean over the step (pooling the step's
 tokens of a segment would count long responses more); p counts optimizer steps, with no warm-up or hold, so the last
 step still weighs a little more than `end`; the tags of the thinking belong to think and all that follows `</think>`,
 blanks and end-of-turn token included, to answer, so that no trained token is without a segment; a segment that a
@@ -63,8 +63,9 @@ def token_weights(segments_BT: torch.Tensor, loss: Loss, progress: float) -> tor
         return (segments_BT != 0).float()
     if loss == "sample_token_mean":
         return _share(segments_BT != 0)
-    weight = think_weight(loss.think_weight, progress)
-    return weight * _share(segments_BT == THINK) + (1 - weight) * _share(segments_BT == ANSWER)
+    think = think_weight(loss.think_weight, progress)
+    answer = 1 - think if loss.answer_weight is None else loss.answer_weight
+    return think * _share(segments_BT == THINK) + answer * _share(segments_BT == ANSWER)
 
 
 def items(segments_BT: torch.Tensor, loss: Loss) -> torch.Tensor:

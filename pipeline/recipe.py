@@ -46,7 +46,7 @@ class Data(Strict):
 
 
 class ThinkWeight(Strict):
-    """`w(p)`, the weight of the think segment at progress `p`; the answer segment gets `1 - w(p)`."""
+    """`w(p)`, the weight of the think segment at progress `p`."""
 
     start: float = Field(ge=0, le=1)
     end: float = Field(ge=0, le=1)
@@ -55,6 +55,7 @@ class ThinkWeight(Strict):
 
 class SegmentLoss(Strict):
     think_weight: ThinkWeight
+    answer_weight: float | None = Field(default=None, gt=0)  # of every step; else `1 - w(p)`
 
 
 NamedLoss = Literal["token_mean", "sample_token_mean"]

@@ -1,11 +1,12 @@
 """`make paper-table`: the paper's five arms and the ablations, over seeds, and the table of what came of them.
 
 Each run is the ordinary command on a recipe of this folder, as many at a time as there are cores, one thread each. What
-a run came to is kept in `results/<run>.json` (scores, and which held-out rows were right), which is what the table is
+a run came to is kept in `results/<device>/<run>.json` (scores, and which rows were right), which is what the table is
 made of; a run that is kept there is not run again, so the same command goes on.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
@@ -24,9 +27,11 @@ from eval.compare import compare, verdict, with_holm  # noqa: E402
 from eval.files import json_lines, write_json, write_text  # noqa: E402
 from eval.scores import CORRECT, Line  # noqa: E402
 
-ASSETS, RESULTS = HERE / "assets", HERE / "results"
+DEVICE = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
+ASSETS, RESULTS = HERE / "assets", HERE / "results" / DEVICE
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-RATES = (5e-4, 1e-3, 2e-3)  # of SFT
+RATES = (5e-4, 1e-3, 2e-3)  # of SFT, tried with each loss
+GRPO_RATES = (5e-5, 1e-4, 2e-4)
 LOSSES = {
     "sft": "token_mean",
     "scale": "{think_weight: {start: 0.9, end: 0.1, schedule: cosine}}",
@@ -35,15 +40,16 @@ LOSSES = {
     "constant": "{think_weight: {start: 0.5, end: 0.5, schedule: constant}}",
     "step": "{think_weight: {start: 1.0, end: 0.0, schedule: step}}",  # SFTKey, with segment means
     "reversed": "{think_weight: {start: 0.1, end: 0.9, schedule: cosine}}",
+    "constant-answer": "{think_weight: {start: 1.0, end: 0.3, schedule: cosine}, answer_weight: 1.0}",
     "answer-only": "{think_weight: {start: 0.0, end: 0.0, schedule: constant}}",
     "sample-token-mean": "sample_token_mean",
 }
 ARMS = {  # of the paper: the run and its checkpoint
-    "base": ("sft", "base"),
-    "SFT": ("sft", "sft"),
-    "SCALe-SFT": ("scale", "sft"),
-    "SFT+GRPO": ("sft", "grpo"),
-    "SCALe+GRPO": ("scale", "grpo"),
+    "base": ("arm-sft", "base"),
+    "SFT": ("arm-sft", "sft"),
+    "SCALe-SFT": ("arm-scale", "sft"),
+    "SFT+GRPO": ("arm-sft", "grpo"),
+    "SCALe+GRPO": ("arm-scale", "grpo"),
 }
 
 
@@ -102,41 +108,55 @@ def _on_base(seed: int) -> list[str]:
     return [f"seed={seed}", f"model.path={model}", f"data.sft.path={ASSETS / str(seed) / 'sft.parquet'}"]
 
 
+def _sft(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
+    changes = [f"sft.loss={LOSSES[loss]}", f"sft.trainer.learning_rate={rate:g}"]
+    return Run(name, "ablation.yaml", [*_on_base(seed), *changes, *overrides])
+
+
+def _grpo(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
+    changes = [f"sft.trainer.learning_rate={tuned(loss):g}", f"grpo.trainer.learning_rate={rate:g}"]
+    if importlib.util.find_spec("vllm") is None:
+        changes.append("grpo.trainer.use_vllm=false")
+    data = f"data.rl.path={ASSETS / str(seed) / 'rl.parquet'}"
+    return Run(name, f"{loss}.yaml", [*_on_base(seed), data, *changes, *overrides])
+
+
+DEV = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"
+
+
 def tuning() -> list[Run]:
-    """Each of the two losses with each learning rate, on a seed and on questions that are used for nothing else."""
-    dev = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"
-    return [
-        Run(
-            f"tune-{name}-{rate:g}",
-            "ablation.yaml",
-            [*_on_base(TUNING_SEED), dev, f"sft.loss={LOSSES[name]}", f"sft.trainer.learning_rate={rate}"],
-        )
-        for name, rate in itertools.product(("sft", "scale"), RATES)
-    ]
+    """Each loss with each learning rate, on a seed and on questions that are used for nothing else."""
+    pairs = itertools.product(LOSSES, RATES)
+    return [_sft(f"tune-{loss}-{rate:g}", TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
+
+
+def grpo_tuning() -> list[Run]:
+    """The same for GRPO, after SFT with the learning rate that was found."""
+    pairs = itertools.product(("sft", "scale"), GRPO_RATES)
+    return [_grpo(f"tune-{loss}-grpo-{rate:g}", TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
+
+
+def tuned(loss: str, stage: str = "sft") -> float:
+    """The learning rate with the highest accuracy on `dev`."""
+    rates, infix = (RATES, "") if stage == "sft" else (GRPO_RATES, "grpo-")
+    kept = {rate: RESULTS / f"tune-{loss}-{infix}{rate:g}.json" for rate in rates}
+    found = {rate: json.loads(path.read_text()) for rate, path in kept.items()}
+    return max(found, key=lambda rate: found[rate]["checkpoints"][stage]["dev"]["accuracy"])
 
 
 def arms(seed: int) -> list[Run]:
-    rl = f"data.rl.path={ASSETS / str(seed) / 'rl.parquet'}"
-    return [Run(f"{name}-{seed}", f"{name}.yaml", [*_on_base(seed), rl]) for name in ("sft", "scale")]
+    return [_grpo(f"arm-{loss}-{seed}", seed, loss, tuned(loss, "grpo")) for loss in ("sft", "scale")]
 
 
 def ablations(seed: int) -> list[Run]:
-    names = [name for name in LOSSES if name not in ("sft", "scale")]
-    return [Run(f"{name}-{seed}", "ablation.yaml", [*_on_base(seed), f"sft.loss={LOSSES[name]}"]) for name in names]
+    return [_sft(f"{loss}-{seed}", seed, loss, tuned(loss)) for loss in LOSSES]
 
 
-def prepare(seeds: Sequence[int]) -> None:
-    """Data and base of each seed."""
-    for seed in seeds:
-        if not (ASSETS / str(seed)).exists():
-            command = [sys.executable, str(HERE / "build.py"), "--seed", str(seed), "--out", str(ASSETS / str(seed))]
-            subprocess.run(command, check=True)
-    together([base(seed) for seed in seeds])
-
-
-def together(runs: Sequence[Run]) -> None:
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(Run.go, runs))
+def build(seed: int) -> None:
+    """The data and the untrained model of a seed."""
+    if not (ASSETS / str(seed)).exists():
+        command = [sys.executable, str(HERE / "build.py"), "--seed", str(seed), "--out", str(ASSETS / str(seed))]
+        subprocess.run(command, check=True)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -206,15 +226,21 @@ def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["tuning", "arms", "ablations", "table"], help="this part alone")
+    parts = {
+        "bases": lambda: [base(seed) for seed in (TUNING_SEED, *SEEDS)],
+        "tuning": tuning,
+        "grpo-tuning": grpo_tuning,
+        "arms": lambda: [run for seed in SEEDS for run in arms(seed)],
+        "ablations": lambda: [run for seed in SEEDS for run in ablations(seed)],
+    }
+    parser.add_argument("--only", choices=[*parts, "table"], help="this part alone")
     only = parser.parse_args().only
-    if only in (None, "tuning"):
-        prepare([TUNING_SEED])
-        together(tuning())
-    for part, runs in {"arms": arms, "ablations": ablations}.items():
-        if only in (None, part):
-            prepare(SEEDS)
-            together([run for seed in SEEDS for run in runs(seed)])
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        if only in (None, "bases"):
+            list(pool.map(build, (TUNING_SEED, *SEEDS)))
+        for part, runs in parts.items():
+            if only in (None, part):
+                list(pool.map(Run.go, runs()))
     write_text(RESULTS / "table.md", table())
     print((RESULTS / "table.md").read_text())
 

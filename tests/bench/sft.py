@@ -97,7 +97,7 @@ def _trainer(who: str, kind: Kind, tokens: int) -> Any:
     on_cpu = not torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         model, processor = _model(kind)
-        model.save_pretrained(folder)
+        model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
         chat = Chat(folder)
     settings = SFTConfig(
@@ -129,7 +129,8 @@ def _model(kind: Kind) -> tuple[Any, Any]:
     text.layer_types, text.max_position_embeddings = ["full_attention"] * LAYERS, 16_384
     if kind == "vlm":
         model.config.vision_config.out_hidden_size = WIDTH
-    return type(model)(model.config), processor
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return type(model)(model.config), processor
 
 
 def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
