@@ -56,7 +56,7 @@ def run(
     )
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train_on()
-    return save_model(trainer, out, rollouts="vllm" if trainer.use_vllm else "transformers")
+    return save_model(trainer, out, recipe.model.dtype, rollouts="vllm" if trainer.use_vllm else "transformers")
 
 
 class RolloutTrainer(ResumableTrainer, GRPOTrainer):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
 
@@ -42,8 +43,8 @@ def adapter_settings(lora: Lora | None, dtype: str) -> dict[str, Any]:
     return {"peft_config": adapter, "quantization_config": quantization}
 
 
-def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
-    """Write `out/model`, the next stage's whole input: weights in safetensors, processor, chat template.
+def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) -> Finished:
+    """Write `out/model`, the next stage's whole input: weights of `dtype` in safetensors, processor, chat template.
 
     An adapter is merged into its base first, so that the next stage's reference model and its rollout engine start from
     the same weights. Called by every rank.
@@ -55,9 +56,12 @@ def save_model(trainer: Trainer, out: Path, rollouts: str | None) -> Finished:
     if trainer.state.global_step < trainer.state.max_steps:
         raise RuntimeError(f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     folder = out / "model"
+    adapted = isinstance(trainer.model, PeftModel)
+    if not adapted and not trainer.is_deepspeed_enabled:  # which saves the weights that it computes with
+        trainer.model.to(getattr(torch, dtype))
     weights = sum(weight.nbytes for weight in trainer.model.parameters())
     with room(out, weights if trainer.is_world_process_zero() else 0, "the model"):
-        if isinstance(trainer.model, PeftModel):
+        if adapted:
             if trainer.is_world_process_zero():
                 _merged(trainer, out / "adapter").save_pretrained(folder)
                 trainer.processing_class.save_pretrained(folder)

@@ -6,14 +6,15 @@ Per sequence n, with think tokens T_n, answer tokens A_n and token cross-entropi
     L   = mean of L_n over the sequences of the whole optimizer step (all micro-batches, all ranks)
 
 What the paper (SCALe, arXiv 2603.18656) says: the weighting is dynamic, independent of segment length, and moves from
-think to answer over training by a cosine. What it leaves open to us, and how we read it: the two weights sum to one;
-their end points (`answer_weight` is the other reading, in which the answer's is constant); a segment's mean is taken per response and the responses' mean over the step (pooling the step's
-tokens of a segment would count long responses more); p counts optimizer steps, with no warm-up or hold, so the last
-step still weighs a little more than `end`; the tags of the thinking belong to think and all that follows `</think>`,
-blanks and end-of-turn token included, to answer, so that no trained token is without a segment; a segment that a
-response lacks adds nothing, and the other one's weight is not raised. Evaluation takes the weights of the schedule's
-end. Where we knowingly differ from a plain SFT loss: its mean over tokens becomes a mean over responses, so the size of
-the gradient differs, which AdamW forgives and gradient clipping does not.
+think to answer over training by a cosine. What it leaves open to us, and how we read it: the two weights sum to one
+(with `answer_weight`, the other reading, the answer's is constant instead); their end points; a segment's mean is taken
+per response and the responses' mean over the step (pooling the step's tokens of a segment would count long responses
+more); p counts optimizer steps, with no warm-up or hold, so the last step still weighs a little more than `end`; the
+tags of the thinking belong to think and all that follows `</think>`, blanks and end-of-turn token included, to answer,
+so that no trained token is without a segment; a segment that a response lacks adds nothing, and the other one's weight
+is not raised. Evaluation takes the weights of the schedule's end. Where we knowingly differ from a plain SFT loss: its
+mean over tokens becomes a mean over responses, so the size of the gradient differs, which AdamW forgives and gradient
+clipping does not.
 
 Controls: `token_mean` is ordinary SFT (the true mean over the step's tokens; for Qwen-VL and Gemma-3 TRL's own is a
 mean of micro-batch means), `sample_token_mean` the mean over responses of each one's token mean.

@@ -12,7 +12,7 @@ import torch
 import transformers
 from peft import get_peft_model
 
-from pipeline.arguments import KEPT_CHECKPOINTS
+from pipeline.arguments import KEPT_CHECKPOINTS, trained_dtype
 from pipeline.data import Examined
 from pipeline.handoff import adapter_settings
 from pipeline.manifest import size
@@ -70,7 +70,9 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         steps = setting["max_steps"]
     mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
     total, trained = parameters(config, stage, recipe.model.dtype)
-    width = torch.finfo(getattr(torch, recipe.model.dtype)).bits // 8
+    handed, moved = (
+        torch.finfo(getattr(torch, dtype)).bits // 8 for dtype in (recipe.model.dtype, trained_dtype(recipe, stage))
+    )
     trains = stage.kind == "sft"
     both = sum(lengths["think"]) + sum(lengths["answer"])
     return StagePlan(
@@ -87,8 +89,8 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         answer=_percentiles(lengths["answer"]) if trains else None,
         answer_share=sum(lengths["answer"]) / both if trains and both else None,
         saves=_saves(setting, steps),
-        model_bytes=total * width,
-        checkpoint_bytes=(total if stage.lora is None else trained) * width + OPTIMIZER_STATES * trained * width,
+        model_bytes=total * handed,
+        checkpoint_bytes=(1 + OPTIMIZER_STATES) * trained * moved,
         kept=setting["save_total_limit"] + 1,
     )
 

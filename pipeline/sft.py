@@ -39,7 +39,7 @@ def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -
     )
     show_progress(trainer, title, out / "metrics.jsonl")
     trainer.train_on()
-    return save_model(trainer, out, rollouts=None)
+    return save_model(trainer, out, recipe.model.dtype, rollouts=None)
 
 
 _BROKEN_CONTRACT = (

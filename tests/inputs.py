@@ -14,6 +14,11 @@ from PIL import Image as PILImage
 
 from pipeline.recipe import Recipe
 
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]
+RECIPES = [path for folder in ("", "controls", "paper") for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))]
+RECIPES += BENCHMARK
+
 
 def picture(path: Path, number: int, size: tuple[int, int] = (56, 56)) -> Path:
     """A small image that no other number has."""
@@ -154,7 +159,9 @@ def thoughts(folder: Path, name: str, count: int = 64) -> Path:
 
 def stand_ins(recipe: Recipe, small: Callable[[str], Path], folder: Path) -> list[str]:
     """Overrides that put a small model of the recipe's family and small data in the place of what the hub has."""
-    overrides = [f"model.path={small('llava_next' if 'llava' in recipe.model.path else 'qwen2_5_vl')}"]
+    families = {"llava": "llava_next", "gemma": "gemma3"}
+    family = next((name for part, name in families.items() if part in recipe.model.path), "qwen2_5_vl")
+    overrides = [f"model.path={small(family)}"]
     trained = {name for stage in recipe.stages if stage.kind == "sft" for name in (stage.data, stage.eval_data)}
     for name, data in recipe.data.items():
         if data.format == "vision_r1":

@@ -173,7 +173,7 @@ def _run(case: Case) -> None:
             trained.train()
             generation.sync_weights()
         if case.save:
-            save_model(trained, Path(case.save), rollouts="vllm")
+            save_model(trained, Path(case.save), case.dtype, rollouts="vllm")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from inputs import stand_ins
+from inputs import RECIPES, stand_ins
 
 from pipeline.recipe import NamedLoss, ThinkWeight
 from pipeline.recipe_file import load
@@ -20,8 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
 CONTROLS = sorted((ROOT / "recipes" / "controls").glob("*.yaml"))
-BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]
-RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *CONTROLS, *BENCHMARK]
 
 
 def _imported(path: Path) -> set[str]:
@@ -65,6 +63,19 @@ def test_every_value_says_where_it_comes_from(path: Path) -> None:
             inside = False
         elif inside and "use_vllm" not in line:
             assert any(source in line for source in ("paper", "Vision-R1", "our choice")), line
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "llava-v1.6-mistral-7b", "gemma-3-4b"])
+def test_the_papers_arms_differ_in_the_loss_and_in_what_follows_alone(name: str) -> None:
+    """The longest is `full.yaml` for Qwen2.5-VL."""
+    paths = [ROOT / "recipes" / "paper" / f"{name}-{arm}.yaml" for arm in ("sft", "scale", "scale-grpo")]
+    both = paths[2] if paths[2].exists() else ROOT / "recipes" / "full.yaml"
+    plain, scale, whole = (load(path, []).model_dump() for path in (*paths[:2], both))
+    assert whole["stages"][0] == scale["stages"][0]
+    assert plain["stages"][0].pop("loss") == "token_mean"
+    scale["stages"][0].pop("loss")
+    assert {**plain, "name": ""} == {**scale, "name": ""}
+    assert (whole["model"], whole["data"]["cold"]) == (scale["model"], scale["data"]["cold"])
 
 
 def test_controls_differ_in_their_loss_alone_and_use_every_schedule() -> None:

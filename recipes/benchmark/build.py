@@ -8,7 +8,7 @@ away: to name one of the two by chance is right half of the time.
 
 The paper starts from models that write fluently, so the base is trained first, on `read` (which digit stands where) and
 `fluent` (the first or second digit of a row or column, thought about in the same way). All questions have the same
-length, for the reason that the demo gives.
+length, and so have all traces, for the reason that the demo gives.
 """
 
 import random
@@ -23,33 +23,31 @@ from recipes.demo.build import CELLS, SHIFT, Example, Plan, command, load_digits
 
 LINES = {"top row": (0, 1), "bottom row": (2, 3), "left column": (0, 2), "right column": (1, 3)}
 MUSINGS = (  # what a model writes while it finds out what to do: three of these, in any order
-    "{Well} I want to be sure which cells {matter} here.",
-    "{Well} not all four of these cells {matter}, so I must pick.",
-    "{Well} the picture is {clear}, and I have all that I need.",
-    "{Well} the question is about the {line}, nothing else.",
-    "{Well} I have to find the {line} in what I wrote down.",
-    "{Well} it helps to go slowly, since a {clear} picture can still be misread.",
-    "{Well} the rest of the grid does not {matter}, I think.",
-    "{Well} I look at the {line} again, as the question says.",
-    "{Well} what I read above looks {clear} to me, so I keep it.",
-    "{Well} two of the four cells {matter} and two do not.",
-    "{Well} I should not mix up the {line} with another one.",
-    "{Well} that is {clear} so far, now on with the {line}.",
+    "I want to be quite sure which of these cells {matter} here.",
+    "not all four of these cells {matter} so I must now pick.",
+    "the picture looks {clear} to me and I have all I need.",
+    "the question is about the {line} here and about nothing else.",
+    "I have to find the {line} in what I wrote down.",
+    "it helps to go slowly since a {clear} picture can be misread.",
+    "the rest of the grid does not {matter} to me I think.",
+    "I look at the {line} again just as the question says.",
+    "what I read above looks {clear} to me so I keep it.",
+    "two of these four cells {matter} here and the others do not.",
+    "I should take care not to mix up the {line} here.",
+    "that is {clear} so far so now on with the {line}.",
 )
-WORDS = {
-    "Well": ("Well,", "Now,", "So,", "Hmm,", "Wait,", "OK,", "Right,", "First,"),
-    "matter": ("matter", "count", "are asked for", "play a part"),
-    "clear": ("clear", "plain", "sharp", "bright"),
-}
+OPENINGS = ("Well,", "Now,", "So,", "Hmm,", "Wait,", "OK,", "Right,", "First,")
+WORDS = {"matter": ("matter", "count", "help", "decide"), "clear": ("clear", "plain", "sharp", "bright")}
 PICKS = (
     "It asks about the {line}, and that is made of two cells, the {one} and the {other}.",
-    "The {line} has two cells in it, which are the {one} and the {other}.",
-    "Only the {line} counts, that is the {one} together with the {other}.",
+    "The {line} here has just two cells in it, and these two are the {one} and the {other}.",
+    "Only the {line} counts, and that is to say, no more than the {one} and the {other}.",
 )
 AGAIN = (
-    "I read these two once more to be sure: {one} {a}, {other} {b}.",
-    "To be sure, I look at both of them again: {one} {a}, {other} {b}.",
+    "I read both of these once more to be sure: {one} {a}, {other} {b}.",
+    "To be sure I look at both of them again: {one} {a}, {other} {b}.",
 )
+VOCABULARY = 800  # so that each word is one token
 DEV_DIGITS = 500  # of the 4,000 for training: learning rates are chosen on questions about these
 HELDOUT_SEED = 20261126  # the same questions for every seed
 
@@ -78,7 +76,8 @@ def _thought(digits: list[int], line: str, rng: random.Random) -> str:
 
 
 def _worded(text: str, line: str, rng: random.Random) -> str:
-    return text.format(line=line, **{name: rng.choice(words) for name, words in WORDS.items()})
+    words = {name: rng.choice(choice) for name, choice in WORDS.items()}
+    return f"{rng.choice(OPENINGS)} {text.format(line=line, **words)}"
 
 
 def read_example(digits: list[int], rng: random.Random) -> Example:
@@ -118,6 +117,7 @@ def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
             "heldout": Plan(compare_example, heldout, sizes.heldout, HELDOUT_SEED, 0),
         },
         seed,
+        VOCABULARY,
     )
 
 

@@ -215,7 +215,7 @@ def _png(image: PILImage.Image) -> bytes:
 # --- model ------------------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 500) -> Qwen2Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """Byte-level BPE on the demo's own text, so that nearly every word is one token; the tags stay ordinary text."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -321,7 +321,7 @@ def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
     write(out, plans, seed)
 
 
-def write(out: Path, plans: dict[str, Plan], seed: int) -> None:
+def write(out: Path, plans: dict[str, Plan], seed: int, vocab_size: int = 500) -> None:
     """Write a parquet file for each plan, and `out/model`: untrained, its tokenizer made of their first rows."""
     part = out.with_name(out.name + ".part")  # `out` appears when it is whole
     shutil.rmtree(part, ignore_errors=True)
@@ -331,7 +331,7 @@ def write(out: Path, plans: dict[str, Plan], seed: int) -> None:
         table = list(rows(*plan))
         Dataset.from_list(table, features=FEATURES).to_parquet(part / f"{name}.parquet")
         texts += [f"{row['question']}\n{render(row['think'], row['answer'])}" for row in table[:300]]
-    tokenizer = train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts, vocab_size)
     set_seed(seed)
     make_model(tokenizer).save_pretrained(part / "model")
     make_processor(tokenizer).save_pretrained(part / "model")

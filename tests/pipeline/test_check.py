@@ -16,8 +16,6 @@ from pipeline import grpo, plan, sft
 from pipeline.main import main
 from pipeline.recipe_file import load
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *sorted((ROOT / "recipes" / "controls").glob("*.yaml"))]
 GOOD = """\
 name: checked
 model: {{path: {model}, dtype: float32}}
@@ -189,7 +187,7 @@ def test_recipe_errors_come_without_torch_in_a_second(folder: Path) -> None:
         "code = main(['recipe.yaml', '--check']); assert not {'torch', 'datasets'} & {*sys.modules}; sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT)], cwd=folder, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code, str(inputs.ROOT)], cwd=folder, capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.splitlines()[-1] == "bad_value: 1, unknown_data: 1"
@@ -367,7 +365,7 @@ def test_all_comes_in_one_go(check: Callable[..., Checked], folder: Path) -> Non
 # --- the shipped recipes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", inputs.RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_passes_on_stand_ins(
     path: Path, tmp_path: Path, small: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +397,7 @@ def test_editors_get_a_schema(capsys: pytest.CaptureFixture[str], folder: Path) 
     schema = json.loads(capsys.readouterr().out)
     from ruamel.yaml import YAML
 
-    for path in RECIPES:
+    for path in inputs.RECIPES:
         jsonschema.validate(YAML(typ="safe").load(path.read_text()), schema)
     wrong = YAML(typ="safe").load((folder / "recipe.yaml").read_text())
     wrong["stages"][0]["trainer"]["learning_rate"] = -1

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from steps import load
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from eval.chat import Chat
 from pipeline import grpo, sft
@@ -132,6 +133,25 @@ def test_a_4bit_base_is_merged_whole_and_in_the_recipes_dtype(
     assert not (tmp_path / "adapter").exists()
     assert not list((tmp_path / "model").rglob("adapter*"))
     assert Chat(str(tmp_path / "model")).prompt_text("?") == Chat(str(small("llama"))).prompt_text("?")
+
+
+def test_a_bfloat16_recipe_moves_weights_that_bfloat16_would_round_back(
+    small: Callable[[str], Path], sums: Path, tmp_path: Path
+) -> None:
+    """A step of 1e-6, GRPO's usual, moves every weight; what is handed on is bfloat16, as the recipe says."""
+    tiny = {**SFT, "trainer": {**SFT["trainer"], "max_steps": 2, "learning_rate": 1e-6, "save_steps": 1}}
+    recipe = _recipe(small("llama"), sums, sums, tiny)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": "bfloat16"})})
+    sft.run(recipe, recipe.stages[0], recipe.model.path, tmp_path, "sft")
+    before, saved = (
+        load_file(folder / "model.safetensors") for folder in (small("llama"), tmp_path / "checkpoints/checkpoint-1")
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert saved[name].dtype == torch.float32
+    assert (saved[name] != before[name].bfloat16().float()).float().mean() > 0.9
+    handed_on = load_file(tmp_path / "model" / "model.safetensors")
+    assert {weight.dtype for weight in handed_on.values()} == {torch.bfloat16}
+    assert AutoConfig.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "adapter"])

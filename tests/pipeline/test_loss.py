@@ -47,6 +47,13 @@ def test_scale_is_the_weighted_sum_of_segment_means(progress: float) -> None:
     assert _loss(SCALE, progress) == pytest.approx((first + second) / 2)
 
 
+def test_the_other_reading_keeps_the_answers_weight() -> None:
+    loss = SegmentLoss(think_weight=ThinkWeight(start=1, end=0.2, schedule="linear"), answer_weight=2)
+    first = 0.6 * (1 + 2 + 3 + 4) / 4 + 2 * (5 + 7) / 2
+    second = 0.6 * 8 + 2 * (1 + 2 + 6) / 3
+    assert _loss(loss, 0.5) == pytest.approx((first + second) / 2)
+
+
 def test_token_mean_is_the_mean_over_all_trained_tokens() -> None:
     assert _loss("token_mean", 0.3) == pytest.approx((1 + 2 + 3 + 4 + 5 + 7 + 8 + 1 + 2 + 6) / 10)
 
