@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pytest
 from pipeline.recipe_file import load
 from recipes.benchmark import build, table
 
-RUNS = [run for runs in (table.tuning(), table.arms(1), table.ablations(1), [table.base(1)]) for run in runs]
+LATE = {"sft": 1e-3, "grpo": 1e-4}
+
+
+def _runs() -> list[table.Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "tuned", lambda loss, stage="sft": LATE[stage])
+        made = [table.tuning(), table.grpo_tuning(), table.arms(1), table.ablations(1), [table.base(1)]]
+    return [run for runs in made for run in runs]
 
 
 def test_the_answer_stands_in_no_trace_and_is_either_digit_of_the_line() -> None:
@@ -34,16 +42,17 @@ def test_questions_are_of_one_length_and_traces_are_long() -> None:
     makers = (build.read_example, build.fluent_example, build.compare_example)
     examples = [make([1, 2, 3, 4], rng) for make in makers for _ in range(50)]
     assert {len(example.question.split()) for example in examples} == {9}
-    assert min(len(example.think.split()) for example in examples[50:]) > 45
+    [tokens] = {len(re.findall(r"\w+|[^\w\s]", example.think)) for example in examples[50:]}
+    assert tokens > 100
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@pytest.mark.parametrize("run", _runs(), ids=lambda run: run.name)
 def test_every_run_is_a_recipe_that_differs_in_what_it_names(run: table.Run) -> None:
     recipe = load(table.HERE / run.recipe, [f"name={run.name}", *run.overrides])
     assert recipe.name == run.name
-    stage = recipe.stages[0]
+    stage = recipe.stages[-1]
     if run.name.startswith("tune-"):
-        assert f"{stage.trainer['learning_rate']:g}" in run.name
+        assert run.name.endswith(f"-{stage.trainer['learning_rate']:g}")
         assert "dev" in recipe.tasks[0]
 
 
@@ -58,19 +67,26 @@ def test_the_table_is_made_of_kept_results(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "SEEDS", (1, 2))
     right = {
-        "sft": {"base": 20, "sft": 55, "grpo": 55},
-        "scale": {"base": 20, "sft": 90, "grpo": 95},
-        "constant": {"sft": 70},
+        "arm-sft": {"base": 20, "sft": 55, "grpo": 55},
+        "arm-scale": {"base": 20, "sft": 90, "grpo": 95},
+        **{loss: {"sft": 70 if loss == "constant" else 55} for loss in table.LOSSES},
     }
     for name, by_checkpoint in right.items():
         for seed in (1, 2):
             (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(_kept(by_checkpoint, seed)))
+    for rate, count in zip(table.RATES, (40, 60, 50), strict=True):
+        kept = {"checkpoints": {"sft": {"dev": {"accuracy": count / 100}}}}
+        (tmp_path / f"tune-linear-{rate:g}.json").write_text(json.dumps(kept))
+    assert table.tuned("linear") == table.RATES[1]
     shown = table.table()
     assert "| SFT | 0.545 | 0.540 | 0.542 (" in shown
     assert "| SCALe+GRPO | 0.945 | 0.940 |" in shown
-    assert "| SFT, constant | 0.695 | 0.690 |" in shown
+    assert "| constant | 0.695 | 0.690 |" in shown
     assert "SCALe-SFT is better" in shown
-    assert "| 300 |" in shown.splitlines()[7], "SFT and GRPO together"
+    assert "constant is better" in shown
+    assert "| linear | 0.400 at 0.0005 | 0.600 at 0.001 | 0.500 at 0.002 |" in shown
+    [both] = [line for line in shown.splitlines() if line.startswith("| SFT+GRPO |")]
+    assert both.endswith("| 300 |"), "SFT and GRPO together"
 
 
 def _kept(by_checkpoint: dict[str, int], seed: int) -> dict[str, Any]:

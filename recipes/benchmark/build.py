@@ -23,21 +23,44 @@ from recipes.demo.build import CELLS, SHIFT, Example, Plan, command, load_digits
 
 LINES = {"top row": (0, 1), "bottom row": (2, 3), "left column": (0, 2), "right column": (1, 3)}
 MUSINGS = (  # what a model writes while it finds out what to do: three of these, in any order
-    "I want to be quite sure which of these cells {matter} here.",
-    "not all four of these cells {matter} so I must now pick.",
-    "the picture looks {clear} to me and I have all I need.",
-    "the question is about the {line} here and about nothing else.",
-    "I have to find the {line} in what I wrote down.",
-    "it helps to go slowly since a {clear} picture can be misread.",
-    "the rest of the grid does not {matter} to me I think.",
-    "I look at the {line} again just as the question says.",
-    "what I read above looks {clear} to me so I keep it.",
-    "two of these four cells {matter} here and the others do not.",
-    "I should take care not to mix up the {line} here.",
-    "that is {clear} so far so now on with the {line}.",
+    "I {want} to be {quite} {sure} which of these {cells} {matter} {now}.",
+    "not all four of the {cells} {matter} so I must {choose} {now}.",
+    "the {picture} {looks} {quite} {clear} to me and I {need} no more.",
+    "the question is {quite} about the {line} and about nothing {else}.",
+    "I {want} to {find} the {line} in what I {wrote} {now}.",
+    "it {helps} to go {slowly} {since} a {clear} {picture} can be misread.",
+    "the rest of the {picture} does not {matter} {quite} {now} I {think}.",
+    "I {find} the {line} {now} {quite} as the question {says} it.",
+    "what I {wrote} {looks} {quite} {clear} to me so I keep it.",
+    "two of these four {cells} {matter} {now} and the others do not.",
+    "I {want} to be {sure} not to mix the {line} {now}.",
+    "that {looks} {quite} {clear} so far so on with the {line}.",
 )
 OPENINGS = ("Well,", "Now,", "So,", "Hmm,", "Wait,", "OK,", "Right,", "First,")
-WORDS = {"matter": ("matter", "count", "help", "decide"), "clear": ("clear", "plain", "sharp", "bright")}
+WORDS = {
+    name: choice.split()
+    for name, choice in {
+        "want": "want need hope like try mean plan have",
+        "quite": "quite very really fairly rather almost truly fully",
+        "sure": "sure certain clear confident careful exact precise correct",
+        "cells": "cells fields boxes squares places spots parts entries",
+        "matter": "matter count help decide belong apply qualify fit",
+        "now": "now here then next again today first later",
+        "choose": "choose pick select decide settle sort filter narrow",
+        "picture": "picture image drawing photo grid figure scan view",
+        "looks": "looks seems appears remains stays feels reads is",
+        "clear": "clear plain sharp bright clean simple crisp good",
+        "need": "need want ask require expect demand seek miss",
+        "else": "else more further other new besides extra different",
+        "find": "find spot see locate follow check track trace",
+        "wrote": "wrote noted put listed set marked copied typed",
+        "helps": "helps pays matters serves works suits remains seems",
+        "slowly": "slowly calmly carefully steadily gently quietly patiently gradually",
+        "since": "since because as when while if where for",
+        "think": "think guess believe suppose say feel reckon assume",
+        "says": "says asks states demands wants requires tells puts",
+    }.items()
+}
 PICKS = (
     "It asks about the {line}, and that is made of two cells, the {one} and the {other}.",
     "The {line} here has just two cells in it, and these two are the {one} and the {other}.",
@@ -47,7 +70,7 @@ AGAIN = (
     "I read both of these once more to be sure: {one} {a}, {other} {b}.",
     "To be sure I look at both of them again: {one} {a}, {other} {b}.",
 )
-VOCABULARY = 800  # so that each word is one token
+VOCABULARY = 1500  # so that each word is one token
 DEV_DIGITS = 500  # of the 4,000 for training: learning rates are chosen on questions about these
 HELDOUT_SEED = 20261126  # the same questions for every seed
 

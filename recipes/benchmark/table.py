@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,10 +138,13 @@ def grpo_tuning() -> list[Run]:
 
 def tuned(loss: str, stage: str = "sft") -> float:
     """The learning rate with the highest accuracy on `dev`."""
-    rates, infix = (RATES, "") if stage == "sft" else (GRPO_RATES, "grpo-")
-    kept = {rate: RESULTS / f"tune-{loss}-{infix}{rate:g}.json" for rate in rates}
-    found = {rate: json.loads(path.read_text()) for rate, path in kept.items()}
+    rates = RATES if stage == "sft" else GRPO_RATES
+    found = {rate: _read(_tuning_result(loss, rate, stage)) for rate in rates}
     return max(found, key=lambda rate: found[rate]["checkpoints"][stage]["dev"]["accuracy"])
+
+
+def _tuning_result(loss: str, rate: float, stage: str) -> Path:
+    return RESULTS / f"tune-{loss}-{'grpo-' if stage == 'grpo' else ''}{rate:g}.json"
 
 
 def arms(seed: int) -> list[Run]:
@@ -163,30 +166,69 @@ def build(seed: int) -> None:
 
 
 def table() -> str:
-    """What the kept results say, as Markdown."""
-    seeds = [seed for seed in SEEDS if all((RESULTS / f"{run.name}.json").exists() for run in arms(seed))]
-    lines = [
-        f"Held-out accuracy, greedy, {len(seeds)} seeds; mean with its 95% interval over seeds and rows.",
+    """What the results kept for this device say, as Markdown."""
+    return "\n".join([*_arms_table(), *_ablations_table(), *_tuning_table()]) + "\n"
+
+
+PAIRS = (("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GRPO"), ("SCALe-SFT", "SCALe+GRPO"))
+
+
+def _arms_table() -> list[str]:
+    seeds = _seeds(["arm-sft", "arm-scale"])
+    if not seeds:
+        return []
+    rows = [_row(arm, run, checkpoint, seeds) for arm, (run, checkpoint) in ARMS.items()]
+    lines = {arm: [_lines(_result(run, seed), checkpoint) for seed in seeds] for arm, (run, checkpoint) in ARMS.items()}
+    return [
+        *_head("arm", seeds),
+        *rows,
         "",
-        "| arm | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
+        *_differences([(a, lines[a], b, lines[b]) for a, b in PAIRS]),
+        "",
+    ]
+
+
+def _ablations_table() -> list[str]:
+    seeds = _seeds(LOSSES)
+    if not seeds:
+        return []
+    lines = {loss: [_lines(_result(loss, seed), "sft") for seed in seeds] for loss in LOSSES}
+    pairs = [(name, lines[name], loss, lines[loss]) for name in ("sft", "scale") for loss in LOSSES if loss != name]
+    return [
+        *_head("loss of SFT", seeds),
+        *(_row(loss, loss, "sft", seeds) for loss in LOSSES),
+        "",
+        *_differences([pair for pair in pairs if (pair[0], pair[2]) != ("scale", "sft")]),
+        "",
+    ]
+
+
+def _tuning_table() -> list[str]:
+    """Accuracy on `dev` by learning rate; the highest was taken."""
+    rows = []
+    for stage, losses, rates in (("sft", [*LOSSES], RATES), ("grpo", ["sft", "scale"], GRPO_RATES)):
+        for loss in losses:
+            kept = [_tuning_result(loss, rate, stage) for rate in rates]
+            if all(path.exists() for path in kept):
+                scores = [f"{_read(path)['checkpoints'][stage]['dev']['accuracy']:.3f} at {rate:g}"
+                          for path, rate in zip(kept, rates, strict=True)]  # fmt: skip
+                rows.append(f"| {loss}{'+GRPO' if stage == 'grpo' else ''} | {' | '.join(scores)} |")
+    return ["| dev accuracy, seed 0 | learning rate | | |", "|---|---|---|---|", *rows] if rows else []
+
+
+def _seeds(runs: Iterable[str]) -> list[int]:
+    """The seeds for which all of these runs are kept."""
+    runs = list(runs)
+    return [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in runs)]
+
+
+def _head(title: str, seeds: Sequence[int]) -> list[str]:
+    return [
+        f"Held-out accuracy, greedy, {len(seeds)} seeds; the mean with its 95% interval over seeds and rows.",
+        "",
+        f"| {title} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
         "|---|" + "---|" * (len(seeds) + 3),
     ]
-    for arm, (run, checkpoint) in ARMS.items():
-        lines.append(_row(arm, run, checkpoint, seeds))
-    ablated = [name for name in LOSSES if all((RESULTS / f"{name}-{seed}.json").exists() for seed in seeds)]
-    lines += [_row(f"SFT, {name}", name, "sft", seeds) for name in ablated if name not in ("sft", "scale")]
-    pairs = [("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GRPO"), ("SCALe-SFT", "SCALe+GRPO")]
-    right = {arm: [_lines(_result(run, seed), at) for seed in seeds] for arm, (run, at) in ARMS.items()}
-    found = [compare(right[a], right[b]) for a, b in pairs]
-    lines += ["", "| B - A | difference (95%) | p (Holm) | each seed | |", "|---|---|---|---|---|"]
-    for (a, b), each in zip(pairs, with_holm(found), strict=True):
-        low, high = each["ci95"]
-        by_seed = ", ".join(f"{seed['difference']:+.3f}" for seed in each.get("seeds", []))
-        lines.append(
-            f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
-            f"({each['holm_p']:.2g}) | {by_seed} | {verdict(each, a, b)} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _row(title: str, run: str, checkpoint: str, seeds: Sequence[int]) -> str:
@@ -204,6 +246,19 @@ def _row(title: str, run: str, checkpoint: str, seeds: Sequence[int]) -> str:
     return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
 
 
+def _differences(pairs: Sequence[tuple[str, list[list[Line]], str, list[list[Line]]]]) -> list[str]:
+    """Of B from A over seeds and rows, one line each; p is Holm's over all that are shown."""
+    found = with_holm([compare(left, right) for _, left, _, right in pairs])
+    rows = []
+    for (a, _, b, _), each in zip(pairs, found, strict=True):
+        low, high = each["ci95"]
+        rows.append(
+            f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
+            f"({each['holm_p']:.2g}) | {verdict(each, a, b)} |"
+        )
+    return ["| B - A | difference (95%) | p (Holm) | |", "|---|---|---|---|", *rows]
+
+
 def _until(stage: str, checkpoint: str) -> bool:
     """Whether `stage` is part of what made `checkpoint`."""
     order = ("base", "sft", "grpo")
@@ -211,7 +266,11 @@ def _until(stage: str, checkpoint: str) -> bool:
 
 
 def _result(run: str, seed: int) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{run}-{seed}.json").read_text(encoding="utf-8"))
+    return _read(RESULTS / f"{run}-{seed}.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 
 
@@ -226,7 +285,7 @@ def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {
+    parts: dict[str, Callable[[], list[Run]]] = {
         "bases": lambda: [base(seed) for seed in (TUNING_SEED, *SEEDS)],
         "tuning": tuning,
         "grpo-tuning": grpo_tuning,
