@@ -18,7 +18,7 @@ LATE = {"sft": 1e-3, "grpo": 1e-4}
 def _runs() -> list[table.Run]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "tuned", lambda loss, stage="sft": LATE[stage])
-        made = [table.tuning(), table.grpo_tuning(), table.arms(1), table.ablations(1), [table.base(1)]]
+        made = [table.tuning(), table.grpo_tuning(), table.arms(1), table.ablations(1), [table.base()]]
     return [run for runs in made for run in runs]
 
 
@@ -69,22 +69,22 @@ def test_the_table_is_made_of_kept_results(tmp_path: Path, monkeypatch: pytest.M
     right = {
         "arm-sft": {"base": 20, "sft": 55, "grpo": 55},
         "arm-scale": {"base": 20, "sft": 90, "grpo": 95},
-        **{loss: {"sft": 70 if loss == "constant" else 55} for loss in table.LOSSES},
+        **{loss: {"sft": 70 if loss == "constant" else 55} for loss in table.LOSSES if loss not in ("sft", "scale")},
     }
     for name, by_checkpoint in right.items():
         for seed in (1, 2):
             (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(_kept(by_checkpoint, seed)))
     for rate, count in zip(table.RATES, (40, 60, 50), strict=True):
         kept = {"checkpoints": {"sft": {"dev": {"accuracy": count / 100}}}}
-        (tmp_path / f"tune-linear-{rate:g}.json").write_text(json.dumps(kept))
-    assert table.tuned("linear") == table.RATES[1]
+        (tmp_path / f"tune-scale-{rate:g}.json").write_text(json.dumps(kept))
+    assert table.tuned("scale") == table.RATES[1]
     shown = table.table()
     assert "| SFT | 0.545 | 0.540 | 0.542 (" in shown
     assert "| SCALe+GRPO | 0.945 | 0.940 |" in shown
     assert "| constant | 0.695 | 0.690 |" in shown
     assert "SCALe-SFT is better" in shown
     assert "constant is better" in shown
-    assert "| linear | 0.400 at 0.0005 | 0.600 at 0.001 | 0.500 at 0.002 |" in shown
+    assert "| scale | 0.400 at 0.0005 | 0.600 at 0.001 | 0.500 at 0.002 |" in shown
     [both] = [line for line in shown.splitlines() if line.startswith("| SFT+GRPO |")]
     assert both.endswith("| 300 |"), "SFT and GRPO together"
 

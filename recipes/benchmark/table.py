@@ -30,7 +30,7 @@ from eval.scores import CORRECT, Line  # noqa: E402
 DEVICE = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
 ASSETS, RESULTS = HERE / "assets", HERE / "results" / DEVICE
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-RATES = (5e-4, 1e-3, 2e-3)  # of SFT, tried with each loss
+RATES = (5e-4, 1e-3, 2e-3)  # of SFT
 GRPO_RATES = (5e-5, 1e-4, 2e-4)
 LOSSES = {
     "sft": "token_mean",
@@ -96,21 +96,18 @@ def _right(completions: Path) -> str:
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
-def base(seed: int) -> Run:
-    """The model that the arms of a seed start from; its data and random weights are made first."""
-    folder = ASSETS / str(seed)
-    data = [f"data.{name}.path={folder / name}.parquet" for name in ("read", "fluent")]
-    return Run(f"base-{seed}", "base.yaml", [f"seed={seed}", f"model.path={folder / 'model'}", *data])
+def base() -> Run:
+    """The model that all runs start from, as the paper's start from one checkpoint."""
+    return Run("base", "base.yaml", [])
 
 
-def _on_base(seed: int) -> list[str]:
-    model = ROOT / "runs" / f"benchmark-base-{seed}" / "fluent" / "model"
-    return [f"seed={seed}", f"model.path={model}", f"data.sft.path={ASSETS / str(seed) / 'sft.parquet'}"]
+def _on_data(seed: int) -> list[str]:
+    return [f"seed={seed}", f"data.sft.path={ASSETS / str(seed) / 'sft.parquet'}"]
 
 
 def _sft(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
     changes = [f"sft.loss={LOSSES[loss]}", f"sft.trainer.learning_rate={rate:g}"]
-    return Run(name, "ablation.yaml", [*_on_base(seed), *changes, *overrides])
+    return Run(name, "ablation.yaml", [*_on_data(seed), *changes, *overrides])
 
 
 def _grpo(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
@@ -118,15 +115,15 @@ def _grpo(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
     if importlib.util.find_spec("vllm") is None:
         changes.append("grpo.trainer.use_vllm=false")
     data = f"data.rl.path={ASSETS / str(seed) / 'rl.parquet'}"
-    return Run(name, f"{loss}.yaml", [*_on_base(seed), data, *changes, *overrides])
+    return Run(name, f"{loss}.yaml", [*_on_data(seed), data, *changes, *overrides])
 
 
 DEV = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"
 
 
 def tuning() -> list[Run]:
-    """Each loss with each learning rate, on a seed and on questions that are used for nothing else."""
-    pairs = itertools.product(LOSSES, RATES)
+    """Each arm's loss with each learning rate, on a seed and on questions that are used for nothing else."""
+    pairs = itertools.product(("sft", "scale"), RATES)
     return [_sft(f"tune-{loss}-{rate:g}", TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
 
 
@@ -152,7 +149,7 @@ def arms(seed: int) -> list[Run]:
 
 
 def ablations(seed: int) -> list[Run]:
-    return [_sft(f"{loss}-{seed}", seed, loss, tuned(loss)) for loss in LOSSES]
+    return [_sft(f"{loss}-{seed}", seed, loss, tuned("scale")) for loss in LOSSES if loss not in ("sft", "scale")]
 
 
 def build(seed: int) -> None:
@@ -189,16 +186,19 @@ def _arms_table() -> list[str]:
 
 
 def _ablations_table() -> list[str]:
-    seeds = _seeds(LOSSES)
+    """All losses; ordinary SFT and SCALe are the arms'."""
+    runs = {loss: f"arm-{loss}" if loss in ("sft", "scale") else loss for loss in LOSSES}
+    seeds = _seeds(runs.values())
     if not seeds:
         return []
-    lines = {loss: [_lines(_result(loss, seed), "sft") for seed in seeds] for loss in LOSSES}
-    pairs = [(name, lines[name], loss, lines[loss]) for name in ("sft", "scale") for loss in LOSSES if loss != name]
+    lines = {loss: [_lines(_result(run, seed), "sft") for seed in seeds] for loss, run in runs.items()}
+    others = [loss for loss in LOSSES if loss not in ("sft", "scale")]
+    pairs = [(name, lines[name], loss, lines[loss]) for name in ("sft", "scale") for loss in others]
     return [
         *_head("loss of SFT", seeds),
-        *(_row(loss, loss, "sft", seeds) for loss in LOSSES),
+        *(_row(loss, run, "sft", seeds) for loss, run in runs.items()),
         "",
-        *_differences([pair for pair in pairs if (pair[0], pair[2]) != ("scale", "sft")]),
+        *_differences(pairs),
         "",
     ]
 
@@ -206,8 +206,8 @@ def _ablations_table() -> list[str]:
 def _tuning_table() -> list[str]:
     """Accuracy on `dev` by learning rate; the highest was taken."""
     rows = []
-    for stage, losses, rates in (("sft", [*LOSSES], RATES), ("grpo", ["sft", "scale"], GRPO_RATES)):
-        for loss in losses:
+    for stage, rates in (("sft", RATES), ("grpo", GRPO_RATES)):
+        for loss in ("sft", "scale"):
             kept = [_tuning_result(loss, rate, stage) for rate in rates]
             if all(path.exists() for path in kept):
                 scores = [f"{_read(path)['checkpoints'][stage]['dev']['accuracy']:.3f} at {rate:g}"
@@ -286,7 +286,7 @@ def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts: dict[str, Callable[[], list[Run]]] = {
-        "bases": lambda: [base(seed) for seed in (TUNING_SEED, *SEEDS)],
+        "base": lambda: [base()],
         "tuning": tuning,
         "grpo-tuning": grpo_tuning,
         "arms": lambda: [run for seed in SEEDS for run in arms(seed)],
@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*parts, "table"], help="this part alone")
     only = parser.parse_args().only
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        if only in (None, "bases"):
+        if only in (None, "base"):
             list(pool.map(build, (TUNING_SEED, *SEEDS)))
         for part, runs in parts.items():
             if only in (None, part):
