@@ -16,7 +16,7 @@ from pipeline import preemption
 from pipeline.check import check, describe
 from pipeline.folder import RunFolder
 from pipeline.problem import mistakes
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, processes
 from rewards import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
@@ -80,6 +80,10 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     if first:
         folder.begin(stage.name)
     _name_trackers(recipe, out)
+    if processes() == 1:
+        # Left alone, TRL gives an engine the first of four fixed ports that is free: the same to two runs that start
+        # together, and the second ends.
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
     if stage.kind == "sft":
         from pipeline import sft
 

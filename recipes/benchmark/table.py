@@ -31,7 +31,7 @@ DEVICE = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is
 ASSETS, RESULTS = HERE / "assets", HERE / "results" / DEVICE
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
 RATES = (5e-4, 1e-3, 2e-3)  # of SFT
-GRPO_RATES = (5e-5, 1e-4, 2e-4)
+GRPO_RATES = (1e-4, 2e-4)
 LOSSES = {
     "sft": "token_mean",
     "scale": "{think_weight: {start: 0.9, end: 0.1, schedule: cosine}}",

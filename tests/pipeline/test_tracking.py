@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(small: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "told.yaml").write_text(yaml.safe_dump(content))
         recipe = load(tmp_path / "told.yaml", [])
         monkeypatch.chdir(tmp_path)
-        for name in ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_PROJECT"):
+        for name in ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_PROJECT", "MASTER_PORT"):
             monkeypatch.setenv(name, "x")  # so that what the run sets is undone
             monkeypatch.delenv(name)
         folder = RunFolder(Path("runs") / recipe.name)
@@ -80,6 +81,12 @@ def test_tensorboard_gets_every_metric_that_the_file_has(
     for name in metrics:
         assert told[name] == pytest.approx([line[name] for line in lines if name in line], rel=1e-6)
         assert len(told[name]) == 2
+
+
+def test_a_run_has_a_port_of_its_own(run: Callable[..., RunFolder]) -> None:
+    """TRL's own choice is 29500 where that is free, for each of two runs that start together."""
+    run("sft")
+    assert int(os.environ["MASTER_PORT"]) not in (29500, 23456, 12355, 12345)
 
 
 def test_trackio_gets_the_run_by_its_name(
