@@ -17,7 +17,7 @@ Found = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, 
 
 def problems(recipe: Recipe, folder: Path) -> list[Found]:
     """All that is wrong with a recipe of the right form, which lies in `folder`."""
-    found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder)]
+    found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder), *_launcher()]
     for index, stage in enumerate(recipe.stages):
         found += [*_packages(index, stage), *_hub(index, stage), *_sft(index, stage)]
         if stage.kind == "grpo":
@@ -121,6 +121,23 @@ def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
 
         if not get_token():
             yield loc, "hub", f"{stage.name}.trainer.push_to_hub: not logged in: `hf auth login`, or set HF_TOKEN"
+
+
+def _launcher() -> Iterator[Found]:
+    """What accelerate's launcher was asked for must leave a whole model at the end of a stage."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        for name, needed in {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}.items():
+            if os.environ.get(name) != needed:
+                message = f"accelerate's {name.lower()} is {os.environ.get(name)}, and nothing could be handed on"
+                yield (
+                    ("stages",),
+                    "sharding",
+                    f"{message}; set {name.lower()}: {needed} (recipes/accelerate/fsdp2.yaml)",
+                )
+    gathers = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
+    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" and os.environ.get(gathers) != "true":
+        message = "accelerate's zero3_save_16bit_model is off, and nothing could be handed on; set it to true"
+        yield ("stages",), "sharding", f"{message} (recipes/accelerate/zero3.yaml)"
 
 
 # --- arithmetic and what excludes what --------------------------------------------------------------------------------
