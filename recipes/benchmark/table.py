@@ -44,6 +44,7 @@ LOSSES = {
     "answer-only": "{think_weight: {start: 0.0, end: 0.0, schedule: constant}}",
     "sample-token-mean": "sample_token_mean",
 }
+SCORES = ("n", "accuracy", "ci95", "malformed", "truncated", "think_tokens", "answer_tokens")  # that are kept
 ARMS = {  # of the paper: the run and its checkpoint
     "base": ("arm-sft", "base"),
     "SFT": ("arm-sft", "sft"),
@@ -78,14 +79,18 @@ class Run(NamedTuple):
 
 
 def _kept(folder: Path) -> dict[str, Any]:
-    """The run's results and, by checkpoint and task, a 1 for each row that was right, in the order of the ids."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    right = {
-        name: {task: _right(folder / "eval" / name / task / "completions.jsonl") for task in tasks}
+    """What the run cost and scored and, by checkpoint and task, a 1 for each row that was right, in the ids' order."""
+    results, recipe = _read(folder / "results.json"), _read(folder / "recipe.json")
+    scores = {
+        name: {task: {key: found[key] for key in SCORES} for task, found in tasks.items()}
         for name, tasks in results["checkpoints"].items()
     }
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    return {**results, "right": right, "versions": recipe["versions"], "git": recipe["git"]}
+    right = {
+        name: {task: _right(folder / "eval" / name / task / "completions.jsonl") for task in tasks}
+        for name, tasks in scores.items()
+    }
+    about = {"stages": results["stages"], "versions": recipe["versions"], "git": recipe["git"]}
+    return {**about, "checkpoints": scores, "right": right}
 
 
 def _right(completions: Path) -> str:
