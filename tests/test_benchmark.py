@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,18 @@ def _kept(by_checkpoint: dict[str, int], seed: int) -> dict[str, Any]:
         },
         "right": {name: {"heldout": each} for name, each in bits.items()},
     }
+
+
+def test_the_tables_shown_are_made_of_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is run again, and both READMEs show what the kept results come to."""
+    shutil.copytree(table.HERE / "results" / "cpu", tmp_path / "cpu")
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "cpu")
+    monkeypatch.setattr(table.Run, "go", lambda run: pytest.fail(f"{run.name} was started"))
+    monkeypatch.setattr(sys, "argv", ["table.py", "--only", "arms"])
+    table.main()
+    made = capsys.readouterr().out.strip()
+    assert made == (table.HERE / "results" / "cpu" / "table.md").read_text().strip()
+    assert made in (table.ROOT / "recipes" / "README.md").read_text()
+    assert "\n".join(table._arms_table()).strip() in (table.ROOT / "README.md").read_text()

@@ -61,20 +61,23 @@ class Run(NamedTuple):
     recipe: str
     overrides: Sequence[str]
 
-    def go(self) -> None:
-        """Run it, unless its result is kept; keep its result."""
-        kept, folder = RESULTS / f"{self.name}.json", ROOT / "runs" / f"benchmark-{self.name}"
-        if kept.exists():
-            return
+    @property
+    def kept(self) -> Path:
+        """Where its result is kept."""
+        return RESULTS / f"{self.name}.json"
+
+    def go(self, threads: int = 1) -> None:
+        """Run it, or go on with it; keep its result."""
+        folder = ROOT / "runs" / f"benchmark-{self.name}"
         command = [sys.executable, "pipeline/run.py", str(HERE / self.recipe), f"name={folder.name}", *self.overrides]
         log = ROOT / "runs" / f"{folder.name}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("a") as output:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(f"{self.name} ended with {done.returncode}: see {log}")
-        write_json(kept, _kept(folder))
+        write_json(self.kept, _kept(folder))
         print(f"{self.name}: done", flush=True)
 
 
@@ -291,20 +294,21 @@ def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts: dict[str, Callable[[], list[Run]]] = {
-        "base": lambda: [base()],
         "tuning": tuning,
         "grpo-tuning": grpo_tuning,
         "arms": lambda: [run for seed in SEEDS for run in arms(seed)],
         "ablations": lambda: [run for seed in SEEDS for run in ablations(seed)],
     }
     parser.add_argument("--only", choices=[*parts, "table"], help="this part alone")
-    only = parser.parse_args().only
+    only, ready = parser.parse_args().only, False
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        if only in (None, "base"):
-            list(pool.map(build, (TUNING_SEED, *SEEDS)))
         for part, runs in parts.items():
-            if only in (None, part):
-                list(pool.map(Run.go, runs()))
+            missing = [run for run in runs() if not run.kept.exists()] if only in (None, part) else []
+            if missing and not ready:
+                list(pool.map(build, (TUNING_SEED, *SEEDS)))
+                base().go(threads=os.cpu_count() or 1)
+                ready = True
+            list(pool.map(Run.go, missing))
     write_text(RESULTS / "table.md", table())
     print((RESULTS / "table.md").read_text())
 
