@@ -8,6 +8,7 @@ FROM ${BASE_IMAGE}
 # The base has torch and vllm at these very versions, so the pins are already met for them and only the rest is fetched.
 ARG REQUIREMENTS=requirements/gpu.txt
 
+# hadolint ignore=DL3008  # the base's Debian decides about tini's version
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
@@ -24,7 +25,7 @@ COPY rewards ./rewards
 COPY eval ./eval
 COPY recipes ./recipes
 
-USER trainer
+USER 1000
 ENV HF_HOME=/cache/huggingface \
     TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
 VOLUME ["/app/runs", "/cache"]

@@ -79,11 +79,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     out = folder.stage(stage.name)
     if first:
         folder.begin(stage.name)
-    _name_trackers(recipe, out)
-    if processes() == 1:
-        # Left alone, TRL gives an engine the first of four fixed ports that is free: the same to two runs that start
-        # together, and the second ends.
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    _prepare_environment(recipe, out)
     if stage.kind == "sft":
         from pipeline import sft
 
@@ -103,14 +99,17 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
         write_cards(folder.root, write_results(folder.root))
 
 
-def _name_trackers(recipe: Recipe, out: Path) -> None:
-    """Where the trackers of `report_to` write, which have no argument for it; a user's own setting stays."""
-    for name, value in {
-        "TENSORBOARD_LOGGING_DIR": out / "tensorboard",
-        "WANDB_DIR": out,
-        "WANDB_PROJECT": recipe.name,
-    }.items():
+def _prepare_environment(recipe: Recipe, out: Path) -> None:
+    """What libraries take from the environment alone."""
+    trackers = {"TENSORBOARD_LOGGING_DIR": out / "tensorboard", "WANDB_DIR": out, "WANDB_PROJECT": recipe.name}
+    for name, value in trackers.items():  # which have no argument for it; a user's own setting stays
         os.environ.setdefault(name, str(value))
+    if processes() == 1:
+        # Left alone, TRL gives an engine the first of four fixed ports that is free: the same to two runs that start
+        # together, and the second ends.
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # of the launcher, which would win over a float32 recipe
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if recipe.model.dtype == "bfloat16" else "no"
 
 
 def _hop(environment: dict[str, str]) -> NoReturn:

@@ -23,6 +23,7 @@ from pipeline.cross_check import problems
 from pipeline.folder import RunFolder
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import load
+from pipeline.sft import SegmentTrainer
 
 SEGMENTS = {"think_nll", "answer_nll", "think_weight"}
 OUTCOMES = {"outcome/malformed", "format_rate", "rewards/accuracy/mean", "completions/think_tokens"}
@@ -87,6 +88,22 @@ def test_a_run_has_a_port_of_its_own(run: Callable[..., RunFolder]) -> None:
     """TRL's own choice is 29500 where that is free, for each of two runs that start together."""
     run("sft")
     assert int(os.environ["MASTER_PORT"]) not in (29500, 23456, 12355, 12345)
+
+
+def test_the_recipe_says_in_what_precision_and_not_the_launcher(
+    run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch` with `mixed_precision: bf16`, on a recipe with `dtype: float32`."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    used: list[str] = []
+    train = SegmentTrainer.train
+    monkeypatch.setattr(
+        SegmentTrainer,
+        "train",
+        lambda self, **given: (used.append(self.accelerator.mixed_precision), train(self, **given)),
+    )
+    run("sft")
+    assert used == ["no"]
 
 
 def test_trackio_gets_the_run_by_its_name(

@@ -1,0 +1,136 @@
+"""The Dockerfile and the cluster files, by the tools and schemas of their own; the Slurm script on real ranks."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from inputs import ROOT
+from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+
+CLUSTER = ROOT / "recipes" / "cluster"
+BIN = Path(sys.executable).parent
+
+
+def _lost(asked: Any, understood: Any, place: str = "") -> list[str]:
+    """Where a schema's own reading of a file lacks what the file says."""
+    if isinstance(asked, dict):
+        gone = [f"{place}/{key}" for key in asked if key not in understood]
+        return gone + [
+            each
+            for key in asked.keys() & understood.keys()
+            for each in _lost(asked[key], understood[key], f"{place}/{key}")
+        ]
+    if isinstance(asked, list):
+        pairs = enumerate(zip(asked, understood, strict=True))
+        return [each for index, (a, b) in pairs for each in _lost(a, b, f"{place}/{index}")]
+    return [] if asked == understood else [place]
+
+
+def test_the_linters_find_nothing() -> None:
+    subprocess.run([BIN / "hadolint", "--failure-threshold", "style", ROOT / "Dockerfile"], check=True)
+    subprocess.run([BIN / "shellcheck", CLUSTER / "run.sbatch"], check=True)
+
+
+def test_the_job_is_kubernetes() -> None:
+    job = yaml.safe_load((CLUSTER / "job.yaml").read_text())
+    kubernetes_validate.validate(job, "1.37", strict=True)
+    job["spec"]["template"]["spec"]["terminationGracePeriod"] = 900
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, "1.37", strict=True)
+
+
+def test_the_train_job_is_kubeflows() -> None:
+    asked = yaml.safe_load((CLUSTER / "trainjob.yaml").read_text())
+    read = TrainerV1alpha1TrainJob.from_dict(asked)
+    assert read is not None
+    assert not _lost(asked, read.to_dict())
+    asked["spec"]["trainer"]["gracePeriod"] = 900
+    wrong = TrainerV1alpha1TrainJob.from_dict(asked)
+    assert wrong is not None
+    assert _lost(asked, wrong.to_dict()) == ["/spec/trainer/gracePeriod"]
+
+
+def test_both_shard_as_the_launch_file_does() -> None:
+    settings = yaml.safe_load((ROOT / "recipes" / "accelerate" / "fsdp2.yaml").read_text())["fsdp_config"]
+    job = yaml.safe_load((CLUSTER / "trainjob.yaml").read_text())
+    given = {each["name"]: each.get("value") for each in job["spec"]["trainer"]["env"]}
+    script = (CLUSTER / "run.sbatch").read_text()
+    for key in ("fsdp_version", "fsdp_state_dict_type", "fsdp_auto_wrap_policy", "fsdp_reshard_after_forward"):
+        value = str(settings[key]).lower() if isinstance(settings[key], bool) else str(settings[key])
+        assert given[key.upper()] == value
+        assert f"{key.upper()}={value}" in script
+    assert given["ACCELERATE_USE_FSDP"] == "true"
+    assert "ACCELERATE_USE_FSDP=true" in script
+
+
+SRUN = """\
+#!{python}
+# As srun does: the command once a task, each with its number; a signal reaches every task; ends with the largest code.
+import os, signal, subprocess, sys
+tasks = [
+    subprocess.Popen(sys.argv[1:], env={{**os.environ, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}})
+    for number in range(int(os.environ["SLURM_NTASKS"]))
+]
+signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks])
+open(os.environ["PIDS"], "w").write(str(os.getpid()))
+sys.exit(max(task.wait() for task in tasks))
+"""
+SCONTROL = """\
+#!/bin/sh
+[ "$1" = show ] && echo 127.0.0.1
+[ "$1" = requeue ] && echo "$2" >> "$REQUEUED"
+exit 0
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_stops_at_a_checkpoint_is_queued_again_and_goes_on(
+    small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two ranks, without a launcher; Slurm's own two commands are stand-ins, the ranks and the signal are real."""
+    for name, text in {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
+    sft = {"name": "sft", "kind": "sft", "data": "rows", "loss": "token_mean", "trainer": {**common, "max_steps": 600}}
+    settings = {**common, "max_steps": 1, "num_generations": 2, "max_completion_length": 8}
+    grpo = {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": ["format"], "trainer": settings}
+    recipe = {
+        "name": "x",
+        "model": {"path": str(small("llama")), "dtype": "float32"},
+        "data": {"rows": {"path": "rows.jsonl"}},
+        "stages": [sft, grpo],
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    slurm |= {"SLURM_JOB_NODELIST": "here", "REQUEUED": str(tmp_path / "requeued"), "PIDS": str(tmp_path / "pid")}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}"}
+    environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["bash", CLUSTER / "run.sbatch", str(tmp_path / "small.yaml")]
+    folder, log = tmp_path / "runs" / "small-3", tmp_path / "log"
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT)
+
+    job = start()
+    deadline = time.monotonic() + 240
+    while ", loss " not in log.read_text() and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.2)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    assert job.wait(120) == 143, log.read_text()
+    assert (tmp_path / "requeued").read_text() == "4711\n"
+    assert start().wait(240) == 0, log.read_text()
+    assert (folder / "grpo" / "COMPLETE").exists()
+    assert "step 600/600" in log.read_text()
