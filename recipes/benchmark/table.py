@@ -232,7 +232,7 @@ def _seeds(runs: Iterable[str]) -> list[int]:
 
 def _head(title: str, seeds: Sequence[int]) -> list[str]:
     return [
-        f"Held-out accuracy, greedy, {len(seeds)} seeds; the mean with its 95% interval over seeds and rows.",
+        "Held-out accuracy, greedy; the mean with its 95% interval over seeds and rows.",
         "",
         f"| {title} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
         "|---|" + "---|" * (len(seeds) + 3),
