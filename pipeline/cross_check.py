@@ -128,12 +128,9 @@ def _launcher() -> Iterator[Found]:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         for name, needed in {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}.items():
             if os.environ.get(name) != needed:
-                message = f"accelerate's {name.lower()} is {os.environ.get(name)}, and nothing could be handed on"
-                yield (
-                    ("stages",),
-                    "sharding",
-                    f"{message}; set {name.lower()}: {needed} (recipes/accelerate/fsdp2.yaml)",
-                )
+                message = f"accelerate's {name.lower()} is {os.environ.get(name)}, and nothing could be handed on; "
+                message += f"set {name.lower()}: {needed} (recipes/accelerate/fsdp2.yaml)"
+                yield ("stages",), "sharding", message
     gathers = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
     if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" and os.environ.get(gathers) != "true":
         message = "accelerate's zero3_save_16bit_model is off, and nothing could be handed on; set it to true"

@@ -70,9 +70,6 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         steps = setting["max_steps"]
     mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
     total, trained = parameters(config, stage, recipe.model.dtype)
-    handed, moved = (
-        torch.finfo(getattr(torch, dtype)).bits // 8 for dtype in (recipe.model.dtype, trained_dtype(recipe, stage))
-    )
     trains = stage.kind == "sft"
     both = sum(lengths["think"]) + sum(lengths["answer"])
     return StagePlan(
@@ -89,8 +86,8 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         answer=_percentiles(lengths["answer"]) if trains else None,
         answer_share=sum(lengths["answer"]) / both if trains and both else None,
         saves=_saves(setting, steps),
-        model_bytes=total * handed,
-        checkpoint_bytes=(1 + OPTIMIZER_STATES) * trained * moved,
+        model_bytes=total * getattr(torch, recipe.model.dtype).itemsize,
+        checkpoint_bytes=(1 + OPTIMIZER_STATES) * trained * getattr(torch, trained_dtype(recipe, stage)).itemsize,
         kept=setting["save_total_limit"] + 1,
     )
 

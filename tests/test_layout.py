@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from inputs import RECIPES, stand_ins
+from inputs import RECIPES, ROOT, stand_ins
 
 from pipeline.recipe import NamedLoss, ThinkWeight
 from pipeline.recipe_file import load
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
 CONTROLS = sorted((ROOT / "recipes" / "controls").glob("*.yaml"))

@@ -6,13 +6,14 @@ made of; a run that is kept there is not run again, so the same command goes on.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ LOSSES = {
     "sample-token-mean": "sample_token_mean",
 }
 SCORES = ("n", "accuracy", "ci95", "malformed", "truncated", "think_tokens", "answer_tokens")  # that are kept
+TUNED = ("sft", "scale")  # the losses of the arms
 ARMS = {  # of the paper: the run and its checkpoint
     "base": ("arm-sft", "base"),
     "SFT": ("arm-sft", "sft"),
@@ -131,33 +133,39 @@ DEV = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"
 
 def tuning() -> list[Run]:
     """Each arm's loss with each learning rate, on a seed and on questions that are used for nothing else."""
-    pairs = itertools.product(("sft", "scale"), RATES)
-    return [_sft(f"tune-{loss}-{rate:g}", TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
+    pairs = itertools.product(TUNED, RATES)
+    return [_sft(_tuning_name(loss, rate, "sft"), TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
 
 
 def grpo_tuning() -> list[Run]:
     """The same for GRPO, after SFT with the learning rate that was found."""
-    pairs = itertools.product(("sft", "scale"), GRPO_RATES)
-    return [_grpo(f"tune-{loss}-grpo-{rate:g}", TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
+    pairs = itertools.product(TUNED, GRPO_RATES)
+    return [_grpo(_tuning_name(loss, rate, "grpo"), TUNING_SEED, loss, rate, DEV) for loss, rate in pairs]
 
 
 def tuned(loss: str, stage: str = "sft") -> float:
     """The learning rate with the highest accuracy on `dev`."""
+    found = _tuning_accuracies(loss, stage)
+    return max(found, key=lambda rate: found[rate])
+
+
+def _tuning_accuracies(loss: str, stage: str) -> dict[float, float]:
+    """By learning rate, on `dev`."""
     rates = RATES if stage == "sft" else GRPO_RATES
-    found = {rate: _read(_tuning_result(loss, rate, stage)) for rate in rates}
-    return max(found, key=lambda rate: found[rate]["checkpoints"][stage]["dev"]["accuracy"])
+    found = {rate: _read(RESULTS / f"{_tuning_name(loss, rate, stage)}.json") for rate in rates}
+    return {rate: each["checkpoints"][stage]["dev"]["accuracy"] for rate, each in found.items()}
 
 
-def _tuning_result(loss: str, rate: float, stage: str) -> Path:
-    return RESULTS / f"tune-{loss}-{'grpo-' if stage == 'grpo' else ''}{rate:g}.json"
+def _tuning_name(loss: str, rate: float, stage: str) -> str:
+    return f"tune-{loss}-{'grpo-' if stage == 'grpo' else ''}{rate:g}"
 
 
 def arms(seed: int) -> list[Run]:
-    return [_grpo(f"arm-{loss}-{seed}", seed, loss, tuned(loss, "grpo")) for loss in ("sft", "scale")]
+    return [_grpo(f"arm-{loss}-{seed}", seed, loss, tuned(loss, "grpo")) for loss in TUNED]
 
 
 def ablations(seed: int) -> list[Run]:
-    return [_sft(f"{loss}-{seed}", seed, loss, tuned("scale")) for loss in LOSSES if loss not in ("sft", "scale")]
+    return [_sft(f"{loss}-{seed}", seed, loss, tuned("scale")) for loss in LOSSES if loss not in TUNED]
 
 
 def build(seed: int) -> None:
@@ -179,102 +187,80 @@ PAIRS = (("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GR
 
 
 def _arms_table() -> list[str]:
-    seeds = _seeds(["arm-sft", "arm-scale"])
-    if not seeds:
-        return []
-    rows = [_row(arm, run, checkpoint, seeds) for arm, (run, checkpoint) in ARMS.items()]
-    lines = {arm: [_lines(_result(run, seed), checkpoint) for seed in seeds] for arm, (run, checkpoint) in ARMS.items()}
-    return [
-        *_head("arm", seeds),
-        *rows,
-        "",
-        *_differences([(a, lines[a], b, lines[b]) for a, b in PAIRS]),
-        "",
-    ]
+    return _compared("arm", ARMS, PAIRS)
 
 
 def _ablations_table() -> list[str]:
     """All losses; ordinary SFT and SCALe are the arms'."""
-    runs = {loss: f"arm-{loss}" if loss in ("sft", "scale") else loss for loss in LOSSES}
-    seeds = _seeds(runs.values())
-    if not seeds:
-        return []
-    lines = {loss: [_lines(_result(run, seed), "sft") for seed in seeds] for loss, run in runs.items()}
-    others = [loss for loss in LOSSES if loss not in ("sft", "scale")]
-    pairs = [(name, lines[name], loss, lines[loss]) for name in ("sft", "scale") for loss in others]
-    return [
-        *_head("loss of SFT", seeds),
-        *(_row(loss, run, "sft", seeds) for loss, run in runs.items()),
-        "",
-        *_differences(pairs),
-        "",
-    ]
+    runs = {loss: (f"arm-{loss}" if loss in TUNED else loss, "sft") for loss in LOSSES}
+    return _compared("loss of SFT", runs, [(a, b) for a in TUNED for b in LOSSES if b not in TUNED])
 
 
 def _tuning_table() -> list[str]:
     """Accuracy on `dev` by learning rate; the highest was taken."""
     rows = []
-    for stage, rates in (("sft", RATES), ("grpo", GRPO_RATES)):
-        for loss in ("sft", "scale"):
-            kept = [_tuning_result(loss, rate, stage) for rate in rates]
-            if all(path.exists() for path in kept):
-                scores = [f"{_read(path)['checkpoints'][stage]['dev']['accuracy']:.3f} at {rate:g}"
-                          for path, rate in zip(kept, rates, strict=True)]  # fmt: skip
-                rows.append(f"| {loss}{'+GRPO' if stage == 'grpo' else ''} | {' | '.join(scores)} |")
+    for stage, loss in itertools.product(("sft", "grpo"), TUNED):
+        with contextlib.suppress(FileNotFoundError):  # not tuned yet
+            found = _tuning_accuracies(loss, stage).items()
+            shown = " | ".join(f"{accuracy:.3f} at {rate:g}" for rate, accuracy in found)
+            rows.append(f"| {loss}{'+GRPO' if stage == 'grpo' else ''} | {shown} |")
     return ["| dev accuracy, seed 0 | learning rate | | |", "|---|---|---|---|", *rows] if rows else []
 
 
-def _seeds(runs: Iterable[str]) -> list[int]:
-    """The seeds for which all of these runs are kept."""
-    runs = list(runs)
-    return [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in runs)]
+def _compared(what: str, runs: dict[str, tuple[str, str]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """A row for each run and checkpoint and for each pair (A, B), over the seeds for which all are kept.
 
-
-def _head(title: str, seeds: Sequence[int]) -> list[str]:
-    return [
-        "Held-out accuracy, greedy; the mean with its 95% interval over seeds and rows.",
-        "",
-        f"| {title} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
-        "|---|" + "---|" * (len(seeds) + 3),
+    p is Holm's over all pairs that are shown.
+    """
+    names = {run for run, _ in runs.values()}
+    seeds = [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in names)]
+    if not seeds:
+        return []
+    held = [{run: _read(RESULTS / f"{run}-{seed}.json") for run in names} for seed in seeds]
+    lines = {title: [_lines(each[run], checkpoint) for each in held] for title, (run, checkpoint) in runs.items()}
+    rows = [
+        _row(title, [each[run] for each in held], checkpoint, lines[title]) for title, (run, checkpoint) in runs.items()
     ]
-
-
-def _row(title: str, run: str, checkpoint: str, seeds: Sequence[int]) -> str:
-    held = [_result(run, seed) for seed in seeds]
-    scores = [each["checkpoints"][checkpoint]["heldout"] for each in held]
-    stages = [[stage for stage in each["stages"] if _until(stage["name"], checkpoint)] for each in held]
-    seconds = sum(stage["cpu_seconds"] for each in stages for stage in each) / len(seeds)
-    accuracies = [score["accuracy"] for score in scores]
-    lines = [_lines(each, checkpoint) for each in held]
-    nothing = [[{**line, "outcome": "wrong"} for line in each] for each in lines]
-    low, high = compare(nothing, lines)["ci95"]
-    malformed = sum(score["malformed"] for score in scores) / len(seeds)
-    shown = " | ".join(f"{each:.3f}" for each in accuracies)
-    mean = f"{sum(accuracies) / len(seeds):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
-    return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
-
-
-def _differences(pairs: Sequence[tuple[str, list[list[Line]], str, list[list[Line]]]]) -> list[str]:
-    """Of B from A over seeds and rows, one line each; p is Holm's over all that are shown."""
-    found = with_holm([compare(left, right) for _, left, _, right in pairs])
-    rows = []
-    for (a, _, b, _), each in zip(pairs, found, strict=True):
+    differences = []
+    found = with_holm([compare(lines[a], lines[b]) for a, b in pairs])
+    for (a, b), each in zip(pairs, found, strict=True):
         low, high = each["ci95"]
-        rows.append(
+        differences.append(
             f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
             f"({each['holm_p']:.2g}) | {verdict(each, a, b)} |"
         )
-    return ["| B - A | difference (95%) | p (Holm) | |", "|---|---|---|---|", *rows]
+    return [
+        "Held-out accuracy, greedy; the mean with its 95% interval over seeds and rows.",
+        "",
+        f"| {what} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
+        "|---|" + "---|" * (len(seeds) + 3),
+        *rows,
+        "",
+        "| B - A | difference (95%) | p (Holm) | |",
+        "|---|---|---|---|",
+        *differences,
+        "",
+    ]
+
+
+def _row(title: str, held: Sequence[dict[str, Any]], checkpoint: str, lines: Sequence[list[Line]]) -> str:
+    """`held` and `lines` are by seed."""
+    scores = [each["checkpoints"][checkpoint]["heldout"] for each in held]
+    stages = [stage for each in held for stage in each["stages"] if _until(stage["name"], checkpoint)]
+    seconds = sum(stage["cpu_seconds"] for stage in stages) / len(held)
+    nothing = [[{**line, "outcome": "wrong"} for line in each] for each in lines]
+    low, high = compare(nothing, lines)["ci95"]
+    malformed = sum(score["malformed"] for score in scores) / len(held)
+    accuracies = [score["accuracy"] for score in scores]
+    shown = " | ".join(f"{each:.3f}" for each in accuracies)
+    mean = f"{sum(accuracies) / len(held):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
+    return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
 
 
 def _until(stage: str, checkpoint: str) -> bool:
     """Whether `stage` is part of what made `checkpoint`."""
     order = ("base", "sft", "grpo")
     return order.index(stage) <= order.index(checkpoint)
-
-
-def _result(run: str, seed: int) -> dict[str, Any]:
-    return _read(RESULTS / f"{run}-{seed}.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -309,8 +295,9 @@ def main() -> None:
                 base().go(threads=os.cpu_count() or 1)
                 ready = True
             list(pool.map(Run.go, missing))
-    write_text(RESULTS / "table.md", table())
-    print((RESULTS / "table.md").read_text())
+    made = table()
+    write_text(RESULTS / "table.md", made)
+    print(made)
 
 
 if __name__ == "__main__":
