@@ -12,7 +12,7 @@ ARG REQUIREMENTS=requirements/gpu.txt
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 trainer \
+    && useradd --create-home --non-unique --uid 1000 trainer \
     && mkdir -p /app/runs /cache \
     && chown -R trainer /app /cache
 

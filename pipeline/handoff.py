@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from pipeline.checkpoints import elements
 from pipeline.manifest import room
 from pipeline.recipe import Lora
 
@@ -59,12 +62,10 @@ def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) ->
     adapted = isinstance(trainer.model, PeftModel)
     if not adapted and not trainer.is_deepspeed_enabled:  # which saves the weights that it computes with
         trainer.model.to(getattr(torch, dtype))
-    weights = sum(weight.nbytes for weight in trainer.model.parameters())
+    weights = sum(elements(weight) * int(weight.element_size()) for weight in trainer.model.parameters())
     with room(out, weights if trainer.is_world_process_zero() else 0, "the model"):
         if adapted:
-            if trainer.is_world_process_zero():
-                _merged(trainer, out / "adapter").save_pretrained(folder)
-                trainer.processing_class.save_pretrained(folder)
+            _save_merged(trainer, folder, out / "adapter")
         else:
             trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
@@ -73,13 +74,24 @@ def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) ->
     return Finished(steps=trainer.state.global_step, rollouts=rollouts)
 
 
-def _merged(trainer: Trainer, scratch: Path) -> Any:
-    """The base with the trained adapter added. A 4-bit base is loaded again, whole: its rounding is not kept."""
+def _save_merged(trainer: Trainer, folder: Path, scratch: Path) -> None:
+    """The base with the trained adapter added. Called by every rank.
+
+    A base that was cut over the ranks, or rounded to 4 bits, is loaded again by the first, whole, into main memory.
+    """
     base = trainer.model.get_base_model()
-    if not getattr(base, "is_loaded_in_4bit", False):
-        return trainer.model.merge_and_unload()
-    trainer.model.save_pretrained(scratch)
-    whole = type(base).from_pretrained(base.name_or_path, **trainer.args.model_init_kwargs)
-    merged = PeftModel.from_pretrained(whole, scratch).merge_and_unload()
-    shutil.rmtree(scratch)
-    return merged
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    again = sharded or getattr(base, "is_loaded_in_4bit", False)
+    if again:
+        trainer.save_model(str(scratch))  # the adapter alone, gathered
+        unset_hf_deepspeed_config()  # or the base would be cut while it is loaded
+    if not trainer.is_world_process_zero():
+        return
+    if again:
+        architecture = getattr(transformers, base.config.architectures[0])
+        whole = architecture.from_pretrained(base.name_or_path, **trainer.args.model_init_kwargs)
+        PeftModel.from_pretrained(whole, scratch).merge_and_unload().save_pretrained(folder)
+        shutil.rmtree(scratch)
+    else:
+        trainer.model.merge_and_unload().save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)

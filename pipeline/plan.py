@@ -2,24 +2,20 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from peft import get_peft_model
 
-from pipeline.arguments import KEPT_CHECKPOINTS, trained_dtype
+from pipeline.arguments import KEPT_CHECKPOINTS
 from pipeline.data import Examined
-from pipeline.handoff import adapter_settings
 from pipeline.manifest import size
+from pipeline.memory import Memory, checkpoint_bytes, memory, sizes
 from pipeline.problem import Problem
-from pipeline.recipe import GrpoStage, Recipe, SftStage, processes
-
-OPTIMIZER_STATES = 2  # of Adam, each as large as what is trained
+from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,7 @@ class StagePlan:
     model_bytes: int
     checkpoint_bytes: int
     kept: int  # checkpoints at a time, the one being written included
+    memory: Memory
 
     @property
     def peak_bytes(self) -> int:
@@ -69,7 +66,8 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
     if setting["max_steps"] > 0:
         steps = setting["max_steps"]
     mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
-    total, trained = parameters(config, stage, recipe.model.dtype)
+    size_of = sizes(recipe, stage, config)
+    longest_row = max((sum(counts) for counts in zip(*lengths.values(), strict=True)), default=0)
     trains = stage.kind == "sft"
     both = sum(lengths["think"]) + sum(lengths["answer"])
     return StagePlan(
@@ -86,9 +84,10 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         answer=_percentiles(lengths["answer"]) if trains else None,
         answer_share=sum(lengths["answer"]) / both if trains and both else None,
         saves=_saves(setting, steps),
-        model_bytes=total * getattr(torch, recipe.model.dtype).itemsize,
-        checkpoint_bytes=(1 + OPTIMIZER_STATES) * trained * getattr(torch, trained_dtype(recipe, stage)).itemsize,
+        model_bytes=size_of.total * size_of.computed,
+        checkpoint_bytes=checkpoint_bytes(size_of),
         kept=setting["save_total_limit"] + 1,
+        memory=memory(size_of, stage, config, longest_row + longest),
     )
 
 
@@ -107,24 +106,6 @@ def _saves(setting: dict[str, Any], steps: int) -> int:
         return math.ceil(epochs)
     every: float = setting["save_steps"] if setting["save_steps"] >= 1 else setting["save_steps"] * steps
     return max(steps // max(round(every), 1), 1)  # a run that ends saves too
-
-
-def parameters(config: Any, stage: SftStage | GrpoStage, dtype: str) -> tuple[int, int]:
-    """All parameters of the model, and the ones that the stage trains; nothing is loaded for that."""
-    architecture = getattr(transformers, (config.architectures or ["none"])[0], None)
-    if architecture is None:
-        raise ValueError(f"the model's config.json names no architecture of transformers: {config.architectures}")
-    with torch.device("meta"):
-        model = architecture(config)
-        total = _count(model.parameters())
-        if stage.lora is None:
-            return total, total
-        adapted = get_peft_model(model, adapter_settings(stage.lora, dtype)["peft_config"])
-    return total, _count(weight for weight in adapted.parameters() if weight.requires_grad)
-
-
-def _count(weights: Iterable[Any]) -> int:
-    return sum(int(weight.numel()) for weight in weights)
 
 
 def needed_bytes(plans: Sequence[StagePlan]) -> int:
@@ -169,8 +150,24 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
             f"  checkpoints: {plan.saves:,} of {size(plan.checkpoint_bytes)}, at most {plan.kept} at a time; "
             f"hands on {size(plan.model_bytes)}"
         )
+        lines += _on_a_gpu(plan.memory)
     lines.append(f"disk: {size(needed_bytes(plans))} at a time, {size(free_bytes(root))} free")
     return lines
+
+
+def _on_a_gpu(held: Memory) -> list[str]:
+    terms = {name: value for name, value in asdict(held).items() if not name.startswith("engine") and value}
+    said = f"  one process of {processes()} ({sharding()}): {size(held.trainer)} of memory, "
+    said += ", ".join(f"{name} {size(value)}" for name, value in terms.items())
+    if held.engine_weights:
+        kept = f"vLLM {held.engine_share:.0%} of the GPU" if held.engine_share else "vLLM asleep while it trains"
+        said += f"; {kept}, its weights {size(held.engine_weights)}"
+    if not torch.cuda.is_available():
+        return [said]
+    room = torch.cuda.get_device_properties(0).total_memory
+    if held.trainer + held.engine_share * room <= room:
+        return [said]
+    return [said, f"  WARNING: that is more than the GPU's {size(room)}; recipes/README.md has what to change first"]
 
 
 def as_json(plans: Sequence[StagePlan], root: Path) -> dict[str, Any]:

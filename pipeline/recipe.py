@@ -99,6 +99,15 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def sharding() -> str:
+    """How accelerate's launcher cuts the model over this job's processes: `none`, `fsdp2`, `zero2` or `zero3`."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp2"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return "zero2" if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2" else "zero3"
+    return "none"
+
+
 # What a stage decides itself, or what the loss cannot carry; a recipe that sets it would be overruled silently.
 _RESERVED_BOTH = {
     "output_dir": "the run folder is fixed: runs/<name>/<stage>",

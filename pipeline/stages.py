@@ -16,7 +16,7 @@ from pipeline import preemption
 from pipeline.check import check, describe
 from pipeline.folder import RunFolder
 from pipeline.problem import mistakes
-from pipeline.recipe import Recipe, processes
+from pipeline.recipe import Recipe, processes, sharding
 from rewards import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
@@ -110,6 +110,13 @@ def _prepare_environment(recipe: Recipe, out: Path) -> None:
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # of the launcher, which would win over a float32 recipe
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if recipe.model.dtype == "bfloat16" else "no"
+    if sharding() == "fsdp2":
+        from transformers import AutoConfig
+
+        from pipeline.memory import layers_to_cut
+
+        config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(layers_to_cut(config)))
 
 
 def _hop(environment: dict[str, str]) -> NoReturn:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -18,6 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]
 RECIPES = [path for folder in ("", "controls", "paper") for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))]
 RECIPES += BENCHMARK
+
+
+def launched_with(path: Path) -> dict[str, str]:
+    """What `accelerate launch --config_file` gives to each process, of how the model is cut."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "pipeline/run.py"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    if arguments.use_deepspeed:
+        _, made = prepare_deepspeed_cmd_env(arguments)
+    else:
+        made = prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in made.items() if "FSDP" in name or "DEEPSPEED" in name}
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (56, 56)) -> Path:

@@ -1,9 +1,13 @@
 """Optimizer steps of the SFT trainer, and the same steps in a plain loop: one sequence at a time, by hand, in float64.
 
-Run under torchrun (`steps.py MODEL OUT BATCH ACCUMULATION`), it trains with several ranks and saves the weights.
+Run under torchrun (`steps.py MODEL OUT BATCH ACCUMULATION [KILL]`), it trains with several ranks and saves the model,
+cut over them as the environment of a launch file says.
 """
 
+import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, TrainerCallback
 from trl import SFTConfig
 
 from eval.chat import Chat
@@ -188,11 +192,77 @@ def difference(one: Any, other: Any) -> float:
     return max(float((a.double() - b.double()).detach().abs().max()) for a, b in pairs)
 
 
-if __name__ == "__main__":
-    folder, out, batch, accumulation = sys.argv[1:]
-    trained = trainer(folder, Chat(folder), Path(out), int(batch), int(accumulation))
-    trained.train()
+def torchrun_steps(
+    folder: str,
+    out: Path,
+    batch: int,
+    accumulation: int,
+    kill: int | None = None,
+    cut: dict[str, str] | None = None,
+    code: int = 0,
+) -> dict[str, Any]:
+    """What two ranks that train say of it; the model is in `out/model`. `cut` is the environment of a launch file."""
+    out.mkdir(exist_ok=True)
+    tests = Path(__file__).resolve().parent
+    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", __file__]
+    command += [folder, str(out), str(batch), str(accumulation), *([] if kill is None else [str(kill)])]
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", **(cut or {})}
+    if "ACCELERATE_USE_DEEPSPEED" not in environment:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
+    return json.loads((out / "facts.json").read_text()) if code == 0 else {}
+
+
+class _Killed(TrainerCallback):
+    """Ends the process in a step, as a kill does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            os._exit(9)
+
+
+def held_bytes(of: SegmentTrainer) -> dict[str, int]:
+    """What this rank holds of the weights and of the optimizer's moments."""
+
+    def local(tensor: torch.Tensor) -> int:
+        return int(getattr(tensor, "_local_tensor", getattr(tensor, "ds_tensor", tensor)).nbytes)
+
+    optimizer, copies = of.optimizer, []
+    if of.is_deepspeed_enabled:
+        optimizer = of.model_wrapped.optimizer
+        copies = getattr(optimizer, "fp32_partitioned_groups_flat", None) or optimizer.single_partition_of_fp32_groups
+        optimizer = optimizer.optimizer
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    weights = sum(map(local, of.model.parameters())) + sum(map(local, copies))
+    return {"weights": weights, "moments": sum(map(local, moments))}
+
+
+def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | None) -> None:
+    """As one rank of several. With `kill`, AdamW, a checkpoint at step 3, and an end in that step unless it is 0."""
+    settings: dict[str, Any] = {"use_cpu": not os.environ.get("ACCELERATE_USE_DEEPSPEED")}
+    if kill is not None:
+        settings |= {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 3}
+    trained = trainer(folder, Chat(folder), out / "checkpoints", batch, accumulation, **settings)
+    if kill:
+        trained.add_callback(_Killed(kill))
+    trained.train_on()
+    trained.save_model(str(out / "model"))
+    facts = {"log": trained.state.log_history, "weight": type(next(trained.model.parameters())).__name__}
+    if kill is not None:
+        facts |= {"held": held_bytes(trained), "estimate": trained._checkpoint_bytes()}
     if trained.is_world_process_zero():
-        torch.save([trained.model.state_dict(), trained.state.log_history], Path(out) / "trained.pt")
+        (out / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    from sharded_run import shard_on_cpus
+
+    shard_on_cpus()
+    folder, out, batch, accumulation, *kill = sys.argv[1:]
+    _train(folder, Path(out), int(batch), int(accumulation), int(kill[0]) if kill else None)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

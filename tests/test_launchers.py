@@ -3,38 +3,23 @@
 from pathlib import Path
 
 import pytest
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from inputs import ROOT
+from inputs import ROOT, launched_with
 
 from pipeline.problem import RecipeError
 from pipeline.recipe_file import load
 
 FILES = {
-    "ddp": {"ACCELERATE_MIXED_PRECISION": "bf16"},
+    "ddp": {},
     "fsdp2": {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_RESHARD_AFTER_FORWARD": "true"},
     "zero2": {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
     "zero3": {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"},
 }
 
 
-def _environment(path: Path) -> dict[str, str]:
-    """What `accelerate launch --config_file` gives to each process."""
-    arguments = launch_command_parser().parse_args(["--config_file", str(path), "pipeline/run.py"])
-    arguments, _, _ = _validate_launch_command(arguments)
-    if not arguments.use_deepspeed:
-        made: dict[str, str] = prepare_multi_gpu_env(arguments)
-        return made
-    arguments.deepspeed_fields_from_accelerate_config = ""
-    _, made = prepare_deepspeed_cmd_env(arguments)
-    return made
-
-
 def _load_under(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     """As a process of such a launch does."""
     for name, value in environment.items():
-        if "FSDP" in name or "DEEPSPEED" in name:
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value)
     load(ROOT / "recipes" / "demo.yaml", [])
 
 
@@ -44,7 +29,7 @@ def test_every_launch_file_is_looked_at() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_launch_file_asks_for_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = _environment(ROOT / "recipes" / "accelerate" / f"{name}.yaml")
+    environment = launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml")
     assert environment.items() >= FILES[name].items()
     _load_under(monkeypatch, environment)
 
@@ -63,7 +48,7 @@ def test_a_launch_that_would_hand_nothing_on_is_refused(
     text = (ROOT / "recipes" / "accelerate" / f"{name}.yaml").read_text()
     (tmp_path / "launch.yaml").write_text(text.replace(line, changed))
     with pytest.raises(RecipeError) as refused:
-        _load_under(monkeypatch, _environment(tmp_path / "launch.yaml"))
+        _load_under(monkeypatch, launched_with(tmp_path / "launch.yaml"))
     [problem] = refused.value.problems
     assert problem.code == "sharding"
     assert line.split(":")[0] in problem.message

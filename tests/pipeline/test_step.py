@@ -5,9 +5,6 @@ loss arguments, so that stock SFT would average micro-batch means.
 """
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, reference, trainer
+from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, reference, torchrun_steps, trainer
 
 from eval.chat import Chat
 from pipeline.loss import ANSWER, think_weight
@@ -107,19 +104,11 @@ def test_two_ranks_take_the_same_steps(
 ) -> None:
     """Ten rows do not fill the last step of two ranks: accelerate begins again, and these rows count like others."""
     folder = str(small("qwen2_5_vl"))
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).resolve().parents[2]
-    command = [*torchrun, str(root / "tests" / "steps.py"), folder, str(tmp_path), str(batch), str(accumulation)]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights, log = torch.load(tmp_path / "trained.pt", weights_only=False)
+    log = torchrun_steps(folder, tmp_path, batch, accumulation)["log"]
     model = load(folder, torch.float64)
     last = [8, 9, 0, 1] if batch == 2 else [8, 9]
     losses = reference(model, Chat(folder), [[0, 1, 2, 3], [4, 5, 6, 7], last] * 2)
-    trained = load(folder, torch.float32)
-    trained.load_state_dict(weights)
-    assert difference(trained, model) <= LIMIT
+    assert difference(load(str(tmp_path / "model"), torch.float32), model) <= LIMIT
     assert [line["loss"] for line in log if "loss" in line] == pytest.approx(losses, abs=1e-4)
     for line, step in zip(log, range(6), strict=False):  # reduced over both ranks
         weight = think_weight(SCALE.think_weight, step / 6)

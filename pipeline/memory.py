@@ -1,0 +1,142 @@
+"""What one GPU holds while a stage trains, and what a checkpoint takes, by arithmetic; nothing is loaded for it.
+
+The terms are those of ZeRO (arXiv 1910.02054, section 3), in the dtypes that the pipeline trains in, and the
+activations of a micro-batch. `tests/pipeline/test_memory.py` holds them to what was measured.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+from peft import get_peft_model
+from torch import nn
+
+from pipeline.arguments import trained_dtype
+from pipeline.handoff import adapter_settings
+from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
+
+FLOAT32 = 4
+MOMENTS = 2  # of AdamW, in the dtype of what is trained
+NF4 = 0.5 + 0.127 / 8  # bytes a weight, doubly quantized constants included (arXiv 2305.14314, section 3)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU, by what takes them."""
+
+    weights: int  # under DeepSpeed with its float32 copy
+    gradients: int
+    moments: int
+    buckets: int  # in which DDP sums the gradients of all GPUs
+    layers: int  # gathered whole while they compute, where weights are cut
+    rows: int  # activations of a micro-batch, and the gradient of the head
+    reference: int  # of `beta`
+    engine_weights: int  # of a vLLM engine on the same GPUs; a part of `engine_share`
+    engine_share: float  # of the GPU that it takes in all; 0 for none, and for one that sleeps meanwhile
+
+    @property
+    def trainer(self) -> int:
+        """Of the GPU, without the engine."""
+        return sum(value for name, value in asdict(self).items() if not name.startswith("engine"))
+
+
+def skeleton(config: Any) -> Any:
+    """The model that `config` describes, without its weights (on the device `meta`)."""
+    architecture = getattr(transformers, (config.architectures or ["none"])[0], None)
+    if architecture is None:
+        raise ValueError(f"the model's config.json names no architecture of transformers: {config.architectures}")
+    with torch.device("meta"):
+        return architecture(config)
+
+
+def layers_to_cut(config: Any) -> list[str]:
+    """The classes of the model's layers that FSDP gathers one at a time.
+
+    accelerate 1.15 takes all that `_no_split_modules` names, and ends where one does not occur: LLaVA-NeXT's and
+    Gemma-3's have layers of CLIP's and SigLIP's text towers.
+    """
+    model = skeleton(config)
+    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a model, and of what a stage trains of it."""
+
+    total: int
+    trained: int
+    layer: int  # the largest that is gathered at a time
+    head: int
+    linear: int  # of all linear layers but the head: what QLoRA rounds
+    computed: int  # bytes of a weight in the recipe's dtype
+    held: int  # bytes of a weight that the optimizer moves, as the model has it
+
+
+def sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
+    """`config` is the model's. Raises: ValueError: it names no architecture."""
+    model = skeleton(config)
+    total, head = _count(model.parameters()), model.get_output_embeddings()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    found = {
+        "total": total,
+        "layer": max((_count(module.parameters()) for module in layers), default=0),
+        "head": _count(head.parameters()),
+        "linear": sum(_count(module.parameters()) for module in linear),
+        "computed": getattr(torch, recipe.model.dtype).itemsize,
+        "held": getattr(torch, trained_dtype(recipe, stage)).itemsize,
+    }
+    if stage.lora is None:
+        held = found["computed"] if sharding().startswith("zero") else found["held"]  # beside the float32 copy
+        return Sizes(**{**found, "trained": total, "held": held})
+    with torch.device("meta"):
+        adapted = get_peft_model(model, adapter_settings(stage.lora, recipe.model.dtype)["peft_config"])
+    return Sizes(**found, trained=_count(weight for weight in adapted.parameters() if weight.requires_grad))
+
+
+def _count(weights: Iterable[Any]) -> int:
+    return sum(int(weight.numel()) for weight in weights)
+
+
+def checkpoint_bytes(of: Sizes) -> int:
+    """Of all files: weights and moments; FSDP2 and ZeRO-2 write the weights twice, ZeRO its float32 copy too."""
+    cut = sharding()
+    weights, moments = of.trained * of.held, MOMENTS * of.trained * of.held
+    if cut.startswith("zero"):
+        return weights * (2 if cut == "zero2" else 1) + (1 + MOMENTS) * FLOAT32 * of.trained
+    return weights * (2 if cut == "fsdp2" else 1) + moments
+
+
+def memory(of: Sizes, stage: SftStage | GrpoStage, config: Any, tokens: int) -> Memory:
+    """`tokens` are of the longest row of a micro-batch, prompt, images and response."""
+    setting, cut, ranks = stage.settings(), sharding(), processes()
+    part = ranks if cut in {"fsdp2", "zero3"} else 1
+    optimizer_part = 1 if cut == "none" else ranks
+    own, trained = of.total * of.held, of.trained
+    if stage.lora is not None:
+        own += trained * of.held - (round(of.linear * (of.computed - NF4)) if stage.lora.load_in_4bit else 0)
+    copy, moments = 0, MOMENTS * trained * of.held
+    if cut.startswith("zero"):
+        copy, moments = trained * FLOAT32, MOMENTS * trained * FLOAT32
+    text = config.get_text_config()
+    width, depth = text.hidden_size, text.num_hidden_layers
+    a_token = width * depth * of.held
+    if not setting["gradient_checkpointing"]:  # norms in float32, and what attention and MLP read
+        a_token = depth * (16 * width + of.computed * (12 * width + 4 * text.intermediate_size))
+    rows = setting["per_device_train_batch_size"] * tokens * a_token + of.head * FLOAT32
+    engine = stage.kind == "grpo" and setting["use_vllm"] and setting["vllm_mode"] == "colocate"
+    beside = engine and not setting["vllm_enable_sleep_mode"]
+    judged = stage.kind == "grpo" and setting["beta"] and stage.lora is None
+    return Memory(
+        weights=own // part + copy // optimizer_part,
+        gradients=trained * of.held // optimizer_part,
+        moments=moments // optimizer_part,
+        buckets=trained * of.held if cut == "none" and ranks > 1 else 0,
+        layers=(2 * of.layer + of.head) * of.computed if part > 1 else 0,  # the next is gathered meanwhile
+        rows=rows,
+        reference=of.total * of.held // part if judged else 0,
+        engine_weights=of.total * of.computed // setting["vllm_tensor_parallel_size"] if engine else 0,
+        engine_share=setting["vllm_gpu_memory_utilization"] if beside else 0.0,
+    )
