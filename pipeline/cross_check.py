@@ -71,6 +71,7 @@ _TRACKERS = {"wandb", "tensorboard", "trackio", "mlflow", "swanlab"}
 _BITSANDBYTES = re.compile("bnb|paged|lion|(?<!torch)_8bit")  # in the names of optimizers
 _INSTALLED_AS = {
     "bitsandbytes": "'balanced-thinking[qlora]'",
+    "deepspeed": "'balanced-thinking[deepspeed]'",
     "vllm": "'balanced-thinking[vllm]' on GPUs (on a CPU: see README, install), or set use_vllm: false",
     "liger_kernel": "liger-kernel",
 }

@@ -102,7 +102,8 @@ def test_a_good_recipe_passes_and_says_what_will_happen(check: Callable[..., Che
     assert "stage 1, sft (SCALe): 6 rows, 2 steps of 8 rows" in text
     assert re.search(r"think \d+ \(\d+\), answer \d+ \(\d+\)\n  the answer has \d+\.\d% of the tokens", text)
     assert "stage 2, grpo (GRPO): 6 rows, 3 steps of 1 prompts x 4 completions" in text
-    assert re.search(r"checkpoints: 1 of [\d.]+ MB, at most 3 at a time; hands on [\d.]+ MB\ndisk: [\d.]+ MB", text)
+    assert re.search(r"checkpoints: 1 of [\d.]+ MB, at most 3 at a time; hands on [\d.]+ MB\n  one process of 1", text)
+    assert re.search(r"one process of 1 \(none\): ([\d.]+ MB) of memory, weights [\d.]+ MB, grad.*\ndisk: ", text)
 
 
 def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_json_says_the_same(check: Callable[..., Checked], folder: Path) -> None
         ({"model.path": "no/such-model"}, "model", "no such folder"),
         ({"grpo.trainer.max_completion_length": 2040}, "too_long", "a prompt and its longest completion do not fit"),
         ({"grpo.trainer.per_device_train_batch_size": 32}, "data", "6 prompts are fewer than a generation takes"),
-        ({"sft.trainer.deepspeed": "none.json"}, "package_missing", "pip install deepspeed"),
+        ({"sft.trainer.report_to": "mlflow"}, "package_missing", "pip install mlflow"),
         ({"sft.trainer.fsdp": "foo"}, "trainer", "recipe.yaml:11"),
         ({"grpo.trainer.debug": "overflow"}, "trainer", "recipe.yaml:18"),
         ({"sft.trainer.tf32": "true"}, None, "no problem found"),
@@ -320,6 +321,22 @@ def test_rows_with_and_without_images_cannot_be_mixed(check: Callable[..., Check
     code, [problem], text = check()
     assert (code, problem.code, problem.place) == (2, "data", "recipe.yaml:5")
     assert "3 with images and 3 without" in text
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_where_ranks_would_wait_for_each_other_rows_must_be_alike(
+    check: Callable[..., Checked], folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A rank whose rows have no image does not call a vision tower that all ranks gather together."""
+    _write(folder / "cold.jsonl", [{**_row(n), "images": ["0.png"] * (n % 2)} for n in range(6)])
+    for key, value in inputs.launched_with(inputs.ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
+        monkeypatch.setenv(key, value)
+    assert check().code == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, problems, text = check()
+    assert code == (0 if name == "ddp" else 2), text
+    assert [problem.place for problem in problems] == ([] if name == "ddp" else ["recipe.yaml:4"])
+    assert ("3 of 6 rows have images" in text) == (name != "ddp")
 
 
 def test_a_text_model_cannot_see(check: Callable[..., Checked], folder: Path, small: Callable[[str], Path]) -> None:
