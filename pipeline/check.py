@@ -103,7 +103,8 @@ def _check_stage(
         report.problems += rows_of.problems(found, data)
         if stage.kind == "grpo" and first is None:
             rows_of.check_generations(data, found.rows.select(found.usable()), stage)
-        _check_pictures(found)
+        if stage.kind == "sft":  # a generation of grpo's is of one kind
+            _check_pictures(found)
         report.plans.append(stage_plan(recipe, stage, found, chat.config))
     if stage.kind == "sft" and stage.eval_data:
         data = recipe.data[stage.eval_data]

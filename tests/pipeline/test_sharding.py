@@ -21,10 +21,8 @@ from eval.chat import Chat
 from pipeline.memory import checkpoint_bytes, layers_to_cut, memory, sizes
 from pipeline.recipe import Recipe
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(torch.cuda.is_available(), reason="tells accelerate that CPUs are its devices"),
-]
+pytestmark = pytest.mark.slow
+on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="tells accelerate that CPUs are its devices")
 
 STEPS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]] * 2
 
@@ -47,6 +45,7 @@ def _of(cut: dict[str, str], folder: str) -> dict[str, str]:
     return {**cut, "FSDP_TRANSFORMER_CLS_TO_WRAP": ",".join(layers_to_cut(AutoConfig.from_pretrained(folder)))}
 
 
+@on_cpus
 @pytest.mark.parametrize(
     ("cut", "family", "batch"),
     [
@@ -61,15 +60,27 @@ def _of(cut: dict[str, str], folder: str) -> dict[str, str]:
 def test_sharded_ranks_take_the_steps_of_the_definition(
     small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str], family: str, batch: int
 ) -> None:
-    folder = str(small(family))
-    facts = torchrun_steps(folder, tmp_path / "out", batch, 2 // batch, cut=_of(cut, folder))
+    _check_steps(str(small(family)), tmp_path / "out", cut, batch, limit=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("cut", ["fsdp2", "zero2", "zero3"], indirect=True)
+def test_two_gpus_take_the_same_steps(small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str]) -> None:
+    """Over NCCL, as accelerate sets it up."""
+    _check_steps(str(small("llava_next")), tmp_path / "out", cut, 2, limit=1e-4)
+
+
+def _check_steps(folder: str, out: Path, cut: dict[str, str], batch: int, limit: float) -> None:
+    facts = torchrun_steps(folder, out, batch, 2 // batch, cut=_of(cut, folder))
     assert facts["weight"] == ("DTensor" if "FSDP_VERSION" in cut else "Parameter")
     model = load(folder, torch.float64)
     losses = reference(model, Chat(folder), STEPS if batch == 2 else [*STEPS[:2], [8, 9]] * 2)
     assert [line["loss"] for line in facts["log"] if "loss" in line] == pytest.approx(losses, abs=1e-4)
-    assert difference(load(str(tmp_path / "out" / "model"), torch.float32), model) <= 1e-6
+    assert difference(load(str(out / "model"), torch.float32), model) <= limit
 
 
+@on_cpus
 @pytest.mark.parametrize("cut", ["fsdp2", "zero2", "zero3"], indirect=True)
 def test_a_killed_sharded_run_goes_on_to_the_same_bits_and_takes_the_memory_that_was_counted(
     small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -108,6 +119,7 @@ def test_a_killed_sharded_run_goes_on_to_the_same_bits_and_takes_the_memory_that
     assert whole["estimate"] == pytest.approx(written, rel=0.1)
 
 
+@on_cpus
 @pytest.mark.parametrize("cut", ["fsdp2", "zero3"], indirect=True)
 def test_a_sharded_run_merges_its_adapter_and_rolls_out_with_the_weights_that_it_trains(
     small: Callable[[str], Path], assets: Path, tmp_path: Path, cut: dict[str, str]

@@ -1,0 +1,104 @@
+"""The image as `make image` built it: a recipe inside it, stopped by its runtime's signal, gone on with.
+
+Its entry point, user, folders and environment are those that the image says; buildah runs it without a daemon.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+IMAGE = "localhost/balanced-thinking-cpu"
+ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
+
+
+def _buildah(*arguments: str) -> str:
+    done = subprocess.run(["buildah", *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _is_built() -> bool:
+    if shutil.which("buildah") is None or os.geteuid() != 0:
+        return False
+    return (
+        subprocess.run(
+            ["buildah", "inspect", "--type", "image", IMAGE], env=ENVIRONMENT, capture_output=True
+        ).returncode
+        == 0
+    )
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not _is_built(), reason="no image: make image, as root on Debian")]
+
+
+@pytest.fixture
+def container() -> Iterator[str]:
+    name = _buildah("from", IMAGE)
+    yield name
+    _buildah("rm", name)
+
+
+@pytest.fixture
+def folder(small: Callable[[str], Path], tmp_path: Path) -> Path:
+    """With `data`, which the container sees as /data, and `runs`, its own."""
+    data = tmp_path / "data"
+    shutil.copytree(small("llama"), data / "model")
+    rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
+    (data / "rows.jsonl").write_text(rows)
+    common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
+    sft = {"name": "sft", "kind": "sft", "data": "rows", "loss": "token_mean", "trainer": {**common, "max_steps": 600}}
+    grpo: dict[str, Any] = {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": ["format"]}
+    rollouts = {"num_generations": 2, "max_completion_length": 8, "use_vllm": True, "vllm_max_model_length": 128}
+    grpo["trainer"] = {**common, **rollouts, "max_steps": 1}
+    recipe = {
+        "name": "inside",
+        "model": {"path": "model", "dtype": "float32"},
+        "data": {"rows": {"path": "rows.jsonl"}},
+        "stages": [sft, grpo],
+    }
+    (data / "small.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "runs").mkdir()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    os.chown(tmp_path / "runs", 1000, 1000)
+    for parent in tmp_path.parents[:3]:  # pytest's own folders are for their user alone
+        parent.chmod(0o755)
+    return tmp_path
+
+
+def _start(container: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    config = json.loads(_buildah("inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
+    assert config["User"] == "1000"
+    assert {"/app/runs", "/cache"} <= config["Volumes"].keys()
+    command = ["buildah", "run", "--volume", f"{folder / 'data'}:/data:ro", "--volume", f"{folder / 'runs'}:/app/runs"]
+    command += ["--env", "HF_HUB_OFFLINE=1", "--env", f"OMP_NUM_THREADS={os.cpu_count()}", container, "--"]
+    command += [*config["Entrypoint"], "/data/small.yaml"]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=log.open("ab"), stderr=subprocess.STDOUT)
+
+
+def test_a_stopped_container_saves_ends_with_143_and_the_next_one_goes_on(container: str, folder: Path) -> None:
+    log = folder / "log"
+    run = _start(container, folder, log)
+    deadline = time.monotonic() + 240
+    while ", loss " not in log.read_text() and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.2)
+    [tini] = [each for each in psutil.Process(run.pid).children(recursive=True) if each.name() == "tini"]
+    assert tini.uids().real == 1000
+    tini.send_signal(signal.SIGTERM)  # as a runtime stops a container: its first process gets it
+    assert run.wait(120) == 143, log.read_text()[-3000:]
+    assert "a checkpoint is saved, and the same command goes on" in log.read_text()
+
+    assert _start(container, folder, log).wait(300) == 0, log.read_text()[-3000:]
+    assert "resuming from runs/inside/sft/checkpoints/" in log.read_text()
+    results = json.loads((folder / "runs" / "inside" / "results.json").read_text())
+    assert results["stages"][1]["rollouts"] == "vllm"
+    assert (folder / "runs" / "inside" / "report.html").stat().st_uid == 1000
