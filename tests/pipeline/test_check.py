@@ -103,7 +103,7 @@ def test_a_good_recipe_passes_and_says_what_will_happen(check: Callable[..., Che
     assert re.search(r"think \d+ \(\d+\), answer \d+ \(\d+\)\n  the answer has \d+\.\d% of the tokens", text)
     assert "stage 2, grpo (GRPO): 6 rows, 3 steps of 1 prompts x 4 completions" in text
     assert re.search(r"checkpoints: 1 of [\d.]+ MB, at most 3 at a time; hands on [\d.]+ MB\n  one process of 1", text)
-    assert re.search(r"one process of 1 \(none\): ([\d.]+ MB) of memory, weights [\d.]+ MB, grad.*\ndisk: ", text)
+    assert re.search(r"one process of 1, not sharded: ([\d.]+ MB) of memory, weights [\d.]+ MB, grad.*\ndisk: ", text)
 
 
 def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], tmp_path: Path) -> None:
@@ -304,6 +304,17 @@ def test_what_does_not_fit_together(
     assert exit_code == (2 if code else 0)
     assert {problem.code for problem in problems} <= {code, "bad_rows"}
     assert words in text
+
+
+def test_vllm_on_a_cpu_names_the_library_that_it_lacks(
+    check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = ["grpo.trainer.use_vllm=true", "grpo.trainer.vllm_max_model_length=2048"]
+    assert check(*use).code == 0
+    monkeypatch.setattr("pipeline.cross_check.NUMA", "libnone.so.1")
+    code, [problem], text = check(*use)
+    assert (code, problem.code) == (2, "package_missing")
+    assert "apt-get install libnuma1" in text
 
 
 def test_batches_are_those_of_all_ranks(check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch) -> None:
