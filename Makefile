@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo paper-table browser image test bench faults check lock locked clean
+.PHONY: setup demo paper-table browser image test against bench faults check lock locked clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -61,6 +61,15 @@ test: setup .venv-lmms-eval/ready
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
 	$(BIN)/python -m pytest -m slow
 
+# The quick tests against other versions than the pinned: make against VERSIONS='trl==1.15.0 peft==0.20.0'
+against: setup
+	test -x .venv-against/bin/python || $(PYTHON) -m venv .venv-against
+	$(BIN)/uv pip install --quiet --python .venv-against/bin/python --no-deps --require-hashes --compile-bytecode \
+	    -r requirements/cpu.txt -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python .venv-against/bin/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --python .venv-against/bin/python --no-deps $(VERSIONS)
+	.venv-against/bin/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
+
 # Ratios against TRL's own code in one run, to bench.json. Times are taken with an allocator that keeps its memory: asking
 # the kernel for large buffers at each step takes half of it on a CPU, and most of the noise.
 bench: setup
@@ -94,4 +103,4 @@ locked: setup
 	diff -r --ignore-matching-lines '#   -c ' requirements build/locked
 
 clean:
-	rm -rf .venv .venv-lmms-eval build *.egg-info
+	rm -rf .venv .venv-against .venv-lmms-eval build *.egg-info

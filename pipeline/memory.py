@@ -58,7 +58,7 @@ def layers_to_cut(config: Any) -> list[str]:
     Gemma-3's have layers of CLIP's and SigLIP's text towers.
     """
     model = skeleton(config)
-    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules))
+    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ()))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
     model = skeleton(config)
     total, head = _count(model.parameters()), model.get_output_embeddings()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-    layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    layers = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
     found = {
         "total": total,
         "layer": max((_count(module.parameters()) for module in layers), default=0),

@@ -116,7 +116,8 @@ def _prepare_environment(recipe: Recipe, out: Path) -> None:
         from pipeline.memory import layers_to_cut
 
         config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
-        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(layers_to_cut(config)))
+        if layers := layers_to_cut(config):
+            os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(layers))
 
 
 def _hop(environment: dict[str, str]) -> NoReturn:

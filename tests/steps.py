@@ -207,7 +207,8 @@ def torchrun_steps(
     command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", __file__]
     command += [folder, str(out), str(batch), str(accumulation), *([] if kill is None else [str(kill)])]
     environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", **(cut or {})}
-    if "ACCELERATE_USE_DEEPSPEED" not in environment and not torch.cuda.is_available():
+    on_gpus = cut is not None and torch.cuda.is_available()
+    if "ACCELERATE_USE_DEEPSPEED" not in environment and not on_gpus:
         environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == code, done.stderr[-3000:]
@@ -261,7 +262,7 @@ def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | No
 if __name__ == "__main__":
     from sharded_run import shard_on_cpus
 
-    if not torch.cuda.is_available():
+    if os.environ.get("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
         shard_on_cpus()
     folder, out, batch, accumulation, *kill = sys.argv[1:]
     _train(folder, Path(out), int(batch), int(accumulation), int(kill[0]) if kill else None)
