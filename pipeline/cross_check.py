@@ -21,12 +21,10 @@ def problems(recipe: Recipe, folder: Path) -> list[Found]:
     """All that is wrong with a recipe of the right form, which lies in `folder`."""
     found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder), *_launcher()]
     for index, stage in enumerate(recipe.stages):
-        found += [*_packages(index, stage), *_hub(index, stage), *_sft(index, stage)]
-        if stage.lora and stage.lora.load_in_4bit and sharding() in {"fsdp2", "zero3"}:
-            message = f"{stage.name}.lora.load_in_4bit: a base of 4 bits is not cut over ranks; launch with ddp.yaml"
-            found.append((("stages", index, "lora", "load_in_4bit"), "sharding", message))
-        if stage.kind == "grpo":
-            found += _grpo(index, stage)
+        found += [*_packages(index, stage), *_hub(index, stage)]
+        if stage.lora and stage.lora.load_in_4bit:
+            found += _four_bits(index, stage)
+        found += _grpo(index, stage) if stage.kind == "grpo" else _sft(index, stage)
     return found
 
 
@@ -164,12 +162,15 @@ def _launcher() -> Iterator[Found]:
 # --- arithmetic and what excludes what --------------------------------------------------------------------------------
 
 
-def _sft(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+def _four_bits(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+    loc, key = ("stages", index, "lora", "load_in_4bit"), f"{stage.name}.lora.load_in_4bit"
     if stage.kind == "grpo":
-        if stage.lora and stage.lora.load_in_4bit:
-            message = f"{stage.name}.lora.load_in_4bit: for sft stages only; rollouts would come from another rounding"
-            yield ("stages", index, "lora", "load_in_4bit"), "load_in_4bit", message
-        return
+        yield loc, "load_in_4bit", f"{key}: for sft stages only; rollouts would come from another rounding"
+    if sharding() in {"fsdp2", "zero3"}:
+        yield loc, "sharding", f"{key}: a base of 4 bits is not cut over ranks; launch with ddp.yaml"
+
+
+def _sft(index: int, stage: SftStage) -> Iterator[Found]:
     if (stage.trainer.get("eval_strategy", "no") != "no") != (stage.eval_data is not None):
         message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
         yield ("stages", index), "eval_data", message

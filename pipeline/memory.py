@@ -14,6 +14,7 @@ from peft import get_peft_model
 from torch import nn
 
 from pipeline.arguments import trained_dtype
+from pipeline.checkpoints import files_bytes
 from pipeline.handoff import adapter_settings
 from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
 
@@ -80,20 +81,20 @@ def sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
     total, head = _count(model.parameters()), model.get_output_embeddings()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     layers = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
-    found = {
-        "total": total,
+    counted = {
         "layer": max((_count(module.parameters()) for module in layers), default=0),
         "head": _count(head.parameters()),
         "linear": sum(_count(module.parameters()) for module in linear),
-        "computed": getattr(torch, recipe.model.dtype).itemsize,
-        "held": getattr(torch, trained_dtype(recipe, stage)).itemsize,
     }
-    if stage.lora is None:
-        held = found["computed"] if sharding().startswith("zero") else found["held"]  # beside the float32 copy
-        return Sizes(**{**found, "trained": total, "held": held})
-    with torch.device("meta"):
-        adapted = get_peft_model(model, adapter_settings(stage.lora, recipe.model.dtype)["peft_config"])
-    return Sizes(**found, trained=_count(weight for weight in adapted.parameters() if weight.requires_grad))
+    trained, computed = total, getattr(torch, recipe.model.dtype).itemsize
+    held = getattr(torch, trained_dtype(recipe, stage)).itemsize
+    if stage.lora is not None:
+        with torch.device("meta"):
+            model = get_peft_model(model, adapter_settings(stage.lora, recipe.model.dtype)["peft_config"])
+        trained = _count(weight for weight in model.parameters() if weight.requires_grad)
+    elif sharding().startswith("zero"):
+        held = computed  # beside the float32 copy
+    return Sizes(total=total, trained=trained, computed=computed, held=held, **counted)
 
 
 def _count(weights: Iterable[Any]) -> int:
@@ -101,12 +102,9 @@ def _count(weights: Iterable[Any]) -> int:
 
 
 def checkpoint_bytes(of: Sizes) -> int:
-    """Of all files: weights and moments; FSDP2 and ZeRO-2 write the weights twice, ZeRO its float32 copy too."""
-    cut = sharding()
-    weights, moments = of.trained * of.held, MOMENTS * of.trained * of.held
-    if cut.startswith("zero"):
-        return weights * (2 if cut == "zero2" else 1) + (1 + MOMENTS) * FLOAT32 * of.trained
-    return weights * (2 if cut == "fsdp2" else 1) + moments
+    """Of all files."""
+    weights = of.trained * of.held
+    return files_bytes(sharding(), weights, of.trained, MOMENTS * weights)
 
 
 def memory(of: Sizes, stage: SftStage | GrpoStage, config: Any, tokens: int) -> Memory:

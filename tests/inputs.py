@@ -3,12 +3,15 @@
 import io
 import json
 import struct
+import subprocess
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import Dataset, Features, Image, List, Value
@@ -32,6 +35,37 @@ def launched_with(path: Path) -> dict[str, str]:
     else:
         made = prepare_multi_gpu_env(arguments)
     return {name: value for name, value in made.items() if "FSDP" in name or "DEEPSPEED" in name}
+
+
+def launch_under(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As a process that a file of `recipes/accelerate` starts."""
+    for key, value in launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
+        monkeypatch.setenv(key, value)
+
+
+def two_short_stages(folder: Path, model: str, **rollouts: Any) -> Path:
+    """A recipe in `folder` with its rows: 600 short steps of SFT, to be stopped in, and one of GRPO."""
+    rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
+    (folder / "rows.jsonl").write_text(rows)
+    common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
+    sft = {"name": "sft", "kind": "sft", "data": "rows", "loss": "token_mean", "trainer": {**common, "max_steps": 600}}
+    settings = {**common, "max_steps": 1, "num_generations": 2, "max_completion_length": 8, **rollouts}
+    grpo = {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": ["format"], "trainer": settings}
+    recipe = {
+        "name": "short",
+        "model": {"path": model, "dtype": "float32"},
+        "data": {"rows": {"path": "rows.jsonl"}},
+        "stages": [sft, grpo],
+    }
+    (folder / "small.yaml").write_text(json.dumps(recipe))
+    return folder / "small.yaml"
+
+
+def wait_for_a_loss(job: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the run says one, or has ended."""
+    deadline = time.monotonic() + 240
+    while ", loss " not in log.read_text() and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.2)
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (56, 56)) -> Path:

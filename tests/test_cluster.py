@@ -14,7 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from inputs import ROOT
+from inputs import ROOT, two_short_stages, wait_for_a_loss
 from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -166,24 +166,12 @@ def test_the_slurm_script_stops_at_a_checkpoint_is_queued_again_and_goes_on(
 ) -> None:
     """Two ranks, without a launcher; Slurm's own two commands are stand-ins, the ranks and the signal are real."""
     _stand_ins(tmp_path)
-    rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
-    (tmp_path / "rows.jsonl").write_text(rows)
-    common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
-    sft = {"name": "sft", "kind": "sft", "data": "rows", "loss": "token_mean", "trainer": {**common, "max_steps": 600}}
-    settings = {**common, "max_steps": 1, "num_generations": 2, "max_completion_length": 8}
-    grpo = {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": ["format"], "trainer": settings}
-    recipe = {
-        "name": "x",
-        "model": {"path": str(small("llama")), "dtype": "float32"},
-        "data": {"rows": {"path": "rows.jsonl"}},
-        "stages": [sft, grpo],
-    }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    recipe = two_short_stages(tmp_path, str(small("llama")))
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
     slurm |= {"SLURM_JOB_NODELIST": "127.0.0.1", "REQUEUED": str(tmp_path / "requeued"), "PIDS": str(tmp_path / "pid")}
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}"}
     environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = ["bash", CLUSTER / "run.sbatch", str(tmp_path / "small.yaml")]
+    command = ["bash", CLUSTER / "run.sbatch", str(recipe)]
     folder, log = tmp_path / "runs" / "small-3", tmp_path / "log"
     (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
 
@@ -191,9 +179,7 @@ def test_the_slurm_script_stops_at_a_checkpoint_is_queued_again_and_goes_on(
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT)
 
     job = start()
-    deadline = time.monotonic() + 240
-    while ", loss " not in log.read_text() and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.2)
+    wait_for_a_loss(job, log)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     assert job.wait(120) == 143, log.read_text()
     assert (tmp_path / "requeued").read_text() == "4711\n"

@@ -8,14 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import yaml
+from inputs import two_short_stages, wait_for_a_loss
 
 IMAGE = "localhost/balanced-thinking-cpu"
 ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
@@ -29,12 +27,8 @@ def _buildah(*arguments: str) -> str:
 def _is_built() -> bool:
     if shutil.which("buildah") is None or os.geteuid() != 0:
         return False
-    return (
-        subprocess.run(
-            ["buildah", "inspect", "--type", "image", IMAGE], env=ENVIRONMENT, capture_output=True
-        ).returncode
-        == 0
-    )
+    looked = subprocess.run(["buildah", "inspect", "--type", "image", IMAGE], env=ENVIRONMENT, capture_output=True)
+    return looked.returncode == 0
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not _is_built(), reason="no image: make image, as root on Debian")]
@@ -52,20 +46,7 @@ def folder(small: Callable[[str], Path], tmp_path: Path) -> Path:
     """With `data`, which the container sees as /data."""
     data = tmp_path / "data"
     shutil.copytree(small("llama"), data / "model")
-    rows = "".join(f'{{"question": "{n}+1?", "think": "Add one to {n}.", "answer": "{n + 1}"}}\n' for n in range(64))
-    (data / "rows.jsonl").write_text(rows)
-    common = {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "learning_rate": 1e-3}
-    sft = {"name": "sft", "kind": "sft", "data": "rows", "loss": "token_mean", "trainer": {**common, "max_steps": 600}}
-    grpo: dict[str, Any] = {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": ["format"]}
-    rollouts = {"num_generations": 2, "max_completion_length": 8, "use_vllm": True, "vllm_max_model_length": 128}
-    grpo["trainer"] = {**common, **rollouts, "max_steps": 1}
-    recipe = {
-        "name": "inside",
-        "model": {"path": "model", "dtype": "float32"},
-        "data": {"rows": {"path": "rows.jsonl"}},
-        "stages": [sft, grpo],
-    }
-    (data / "small.yaml").write_text(yaml.safe_dump(recipe))
+    two_short_stages(data, "model", use_vllm=True, vllm_max_model_length=128)
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     for parent in tmp_path.parents[:3]:  # pytest's own folders are for their user alone
@@ -77,18 +58,8 @@ def _start(container: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     config = json.loads(_buildah("inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
     assert config["User"] == "1000"
     assert {"/app/runs", "/cache"} <= config["Volumes"].keys()
-    command = [
-        "buildah",
-        "run",
-        "--volume",
-        f"{folder / 'data'}:/data:ro",
-        "--env",
-        "HF_HUB_OFFLINE=1",
-        "--env",
-        f"OMP_NUM_THREADS={os.cpu_count()}",
-        container,
-        "--",
-    ]
+    command = ["buildah", "run", "--volume", f"{folder / 'data'}:/data:ro", "--env", "HF_HUB_OFFLINE=1"]
+    command += ["--env", f"OMP_NUM_THREADS={os.cpu_count()}", container, "--"]
     command += [*config["Entrypoint"], "/data/small.yaml"]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=log.open("ab"), stderr=subprocess.STDOUT)
 
@@ -96,9 +67,7 @@ def _start(container: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
 def test_a_stopped_container_saves_ends_with_143_and_the_next_one_goes_on(container: str, folder: Path) -> None:
     log = folder / "log"
     run = _start(container, folder, log)
-    deadline = time.monotonic() + 240
-    while ", loss " not in log.read_text() and time.monotonic() < deadline and run.poll() is None:
-        time.sleep(0.2)
+    wait_for_a_loss(run, log)
     [tini] = [each for each in psutil.Process(run.pid).children(recursive=True) if each.name() == "tini"]
     assert tini.uids().real == 1000
     tini.send_signal(signal.SIGTERM)  # as a runtime stops a container: its first process gets it
@@ -106,9 +75,9 @@ def test_a_stopped_container_saves_ends_with_143_and_the_next_one_goes_on(contai
     assert "a checkpoint is saved, and the same command goes on" in log.read_text()
 
     assert _start(container, folder, log).wait(300) == 0, log.read_text()[-3000:]
-    assert "resuming from runs/inside/sft/checkpoints/" in log.read_text()
+    assert "resuming from runs/short/sft/checkpoints/" in log.read_text()
     # On the image's own volume: buildah 1.28 at times mounts it over one of ours.
-    run_folder = "/app/runs/inside"
+    run_folder = "/app/runs/short"
     results = json.loads(_buildah("run", container, "--", "cat", f"{run_folder}/results.json"))
     assert results["stages"][1]["rollouts"] == "vllm"
     assert _buildah("run", container, "--", "stat", "--format", "%u", f"{run_folder}/report.html") == "1000"

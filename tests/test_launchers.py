@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from inputs import ROOT, launched_with
+from inputs import ROOT, launch_under, launched_with
 
 from pipeline.problem import RecipeError
 from pipeline.recipe_file import load
@@ -57,7 +57,6 @@ def test_a_launch_that_would_hand_nothing_on_is_refused(
 
 @pytest.mark.parametrize(("name", "refused"), [("fsdp2", True), ("zero3", True), ("zero2", False), ("ddp", False)])
 def test_a_base_of_four_bits_is_not_cut(name: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
-        monkeypatch.setenv(key, value)
+    launch_under(monkeypatch, name)
     with pytest.raises(RecipeError, match=r"ddp\.yaml") if refused else contextlib.nullcontext():
         load(ROOT / "recipes" / "llava-v1.6-mistral-7b.yaml", [])

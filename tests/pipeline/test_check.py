@@ -340,8 +340,7 @@ def test_where_ranks_would_wait_for_each_other_rows_must_be_alike(
 ) -> None:
     """A rank whose rows have no image does not call a vision tower that all ranks gather together."""
     _write(folder / "cold.jsonl", [{**_row(n), "images": ["0.png"] * (n % 2)} for n in range(6)])
-    for key, value in inputs.launched_with(inputs.ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
-        monkeypatch.setenv(key, value)
+    inputs.launch_under(monkeypatch, name)
     assert check().code == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, problems, text = check()

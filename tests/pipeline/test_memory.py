@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from inputs import ROOT, launched_with
+from inputs import ROOT, launch_under
 from transformers import Qwen2_5_VLConfig
 
 from pipeline.manifest import size
@@ -110,8 +110,7 @@ def _line(cells: Iterable[str]) -> str:
 
 def _row(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     gpus, place = PLACES[name]
-    for key, value in launched_with(ROOT / "recipes" / "accelerate" / "fsdp2.yaml").items():
-        monkeypatch.setenv(key, value)
+    launch_under(monkeypatch, "fsdp2")
     monkeypatch.setenv("WORLD_SIZE", str(gpus))
     tensor = {"vllm_tensor_parallel_size": 8} if "own" in place else {}
     sft, checkpoint, handed_on = _counted(name, 4096)
