@@ -16,7 +16,7 @@ import pytest
 from inputs import two_short_stages, wait_for_a_loss
 
 IMAGE = "localhost/balanced-thinking-cpu"
-ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
+ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 
 
 def _buildah(*arguments: str) -> str:
