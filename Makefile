@@ -53,7 +53,7 @@ image: build/image
 build/image: Dockerfile .dockerignore requirements/cpu.txt $(wildcard pipeline/*.py rewards/* eval/*.* recipes/*.yaml)
 	command -v buildah && command -v debootstrap || \
 	    ($(APT_INSTALL) buildah debootstrap)
-	rm -rf build/debian
+	rm -rf build/debian && mkdir -p build
 	debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm build/debian > /dev/null
 	printf 'FROM scratch\nADD debian /\nENV PIP_BREAK_SYSTEM_PACKAGES=1\n' | $(BUILDAH) build --quiet --tag balanced-thinking-base --file - build
 	$(BUILDAH) build --disable-compression=false --build-arg BASE_IMAGE=localhost/balanced-thinking-base --build-arg REQUIREMENTS=requirements/cpu.txt \
