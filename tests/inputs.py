@@ -37,10 +37,14 @@ def launched_with(path: Path) -> dict[str, str]:
     return {name: value for name, value in made.items() if "FSDP" in name or "DEEPSPEED" in name}
 
 
-def launch_under(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """As a process that a file of `recipes/accelerate` starts."""
-    for key, value in launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml").items():
+def launch_under(
+    monkeypatch: pytest.MonkeyPatch, name: str, folder: Path = ROOT / "recipes" / "accelerate"
+) -> dict[str, str]:
+    """As a process that the launch file starts; with the environment that it sets."""
+    environment = launched_with(folder / f"{name}.yaml")
+    for key, value in environment.items():
         monkeypatch.setenv(key, value)
+    return environment
 
 
 def two_short_stages(folder: Path, model: str, **rollouts: Any) -> Path:

@@ -4,11 +4,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from inputs import ROOT, launch_under, launched_with
+from inputs import ROOT, launch_under
 
 from pipeline.problem import RecipeError
 from pipeline.recipe_file import load
 
+DEMO = ROOT / "recipes" / "demo.yaml"
 FILES = {
     "ddp": {},
     "fsdp2": {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_RESHARD_AFTER_FORWARD": "true"},
@@ -17,22 +18,14 @@ FILES = {
 }
 
 
-def _load_under(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    """As a process of such a launch does."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    load(ROOT / "recipes" / "demo.yaml", [])
-
-
 def test_every_launch_file_is_looked_at() -> None:
     assert {path.stem for path in (ROOT / "recipes" / "accelerate").glob("*.yaml")} == {*FILES}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_launch_file_asks_for_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml")
-    assert environment.items() >= FILES[name].items()
-    _load_under(monkeypatch, environment)
+    assert launch_under(monkeypatch, name).items() >= FILES[name].items()
+    load(DEMO, [])
 
 
 @pytest.mark.parametrize(
@@ -48,8 +41,9 @@ def test_a_launch_that_would_hand_nothing_on_is_refused(
 ) -> None:
     text = (ROOT / "recipes" / "accelerate" / f"{name}.yaml").read_text()
     (tmp_path / "launch.yaml").write_text(text.replace(line, changed))
+    launch_under(monkeypatch, "launch", tmp_path)
     with pytest.raises(RecipeError) as refused:
-        _load_under(monkeypatch, launched_with(tmp_path / "launch.yaml"))
+        load(DEMO, [])
     [problem] = refused.value.problems
     assert problem.code == "sharding"
     assert line.split(":")[0] in problem.message
