@@ -50,7 +50,7 @@ browser:
 # times, twice of it as an archive, which is why that is compressed: 22 GB of disk instead of 30, for the same time.
 BUILDAH := BUILDAH_ISOLATION=chroot buildah
 image: build/image
-build/image: Dockerfile .dockerignore requirements/cpu.txt $(wildcard pipeline/*.py rewards/* eval/*.* recipes/*.yaml)
+build/image: Dockerfile .dockerignore requirements/cpu.txt $(shell find pipeline rewards eval recipes -name '*.py' -o -name '*.yaml' -o -name '*.j2' -o -name '*.txt')
 	command -v buildah && command -v debootstrap || \
 	    ($(APT_INSTALL) buildah debootstrap)
 	rm -rf build/debian && mkdir -p build

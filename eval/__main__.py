@@ -75,7 +75,7 @@ def _show(out: Path) -> None:
     from rich.console import Console
 
     from eval.files import write_json
-    from eval.results import scores_in, tables, write_csv
+    from eval.report.results import scores_in, tables, write_csv
 
     checkpoints = {out.name: scores_in(out)}
     write_json(out / "results.json", {"name": out.name, "stages": [], "checkpoints": checkpoints, "comparisons": []})
@@ -90,7 +90,7 @@ def _show(out: Path) -> None:
 def _rescore(out: Path) -> int:
     """Make every line's outcome and the scores again from the texts; say whether anything is different."""
     from eval.files import json_lines, write_json, write_json_lines
-    from eval.judge import judged
+    from eval.grade import judged
     from eval.scores import scores
 
     files = sorted(out.glob("*/completions.jsonl"))

@@ -17,7 +17,7 @@ from transformers import (
 )
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-from eval.rows import prompt
+from eval.data.rows import prompt
 from rewards.response import TAGS, Response, answer_start, parse, render
 
 

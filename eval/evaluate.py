@@ -12,11 +12,11 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from eval.data.images import digest
+from eval.data.rows import good, read
 from eval.decode import Decoded, Decoder
 from eval.files import json_lines, versions, write_json, write_json_lines
-from eval.images import digest
-from eval.judge import judged
-from eval.rows import good, read
+from eval.grade import judged
 from eval.scores import scores
 from eval.task import Decoding, Task
 

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.judge import OK
-from rewards.verify import Outcome
+from eval.grade import OK
+from rewards.grading.verify import Outcome
 
 CORRECT = Outcome.CORRECT.value
 RESAMPLES = 10_000

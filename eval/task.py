@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from eval.formats import Format
-from eval.rows import Source
+from eval.data.formats import Format
+from eval.data.rows import Source
 
 SHIPPED = Path(__file__).parent / "tasks"
 

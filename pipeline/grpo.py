@@ -10,18 +10,18 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import RepeatSampler
 
 from eval.chat import Chat
-from pipeline import engine
-from pipeline.arguments import grpo_arguments
-from pipeline.checkpoints import ResumableTrainer
-from pipeline.data import grpo_rows, has_images, held_out, rollout_rows, tell
-from pipeline.difficulty import within
-from pipeline.dynamic_sampling import Rollouts, replace_groups
+from pipeline.checkpoint.trainer import ResumableTrainer
+from pipeline.data.prepare import grpo_rows, has_images, held_out, rollout_rows, tell
 from pipeline.handoff import Finished, adapter_settings, save_model
-from pipeline.problem import mistakes
 from pipeline.progress import show_progress
-from pipeline.recipe import GrpoStage, Recipe
-from pipeline.weight_push import keep_current
-from rewards.checked import RewardError
+from pipeline.recipe.problem import mistakes
+from pipeline.recipe.schema import GrpoStage, Recipe
+from pipeline.recipe.trainer_arguments import grpo_arguments
+from pipeline.rollout import engine
+from pipeline.rollout.dynamic_sampling import Rollouts, replace_groups
+from pipeline.rollout.pass_rates import within
+from pipeline.rollout.weight_sync import keep_current
+from rewards.contract import RewardError
 from rewards.response import Response, parse
 
 

@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pipeline.checkpoints import elements
-from pipeline.manifest import room
-from pipeline.recipe import Lora
+from pipeline.checkpoint.manifest import room
+from pipeline.checkpoint.trainer import elements
+from pipeline.recipe.schema import Lora
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import httpx
 from huggingface_hub import HfApi
 
 from eval.files import write_text
-from pipeline.data import tell
-from pipeline.folder import RunFolder
-from pipeline.recipe import Recipe
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.data.prepare import tell
+from pipeline.recipe.schema import Recipe
 
 
 def push(recipe: Recipe, folder: RunFolder) -> None:

@@ -26,7 +26,7 @@ import math
 
 import torch
 
-from pipeline.recipe import Loss, ThinkWeight
+from pipeline.recipe.schema import Loss, ThinkWeight
 
 THINK, ANSWER = 1, 2  # values of a segment id; 0 is a token that is not trained
 

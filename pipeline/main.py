@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 from eval.environment import prepare_environment, quieten
-from pipeline import preemption
-from pipeline.folder import RunFolder
-from pipeline.manifest import disk_full, is_full
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import load
+from pipeline.checkpoint import preemption
+from pipeline.checkpoint.manifest import disk_full, is_full
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.recipe.file import load
+from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.schema import Recipe
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         recipe = load(options.recipe, options.overrides)
         if options.print_recipe:
             quieten()
-            from pipeline.arguments import resolved
+            from pipeline.recipe.trainer_arguments import resolved
 
             print(resolved(recipe), end="")
         elif options.check:
@@ -70,7 +70,7 @@ class _PrintSchema(argparse.Action):
 
 
 def _check(recipe: Recipe, first: int | None, as_json: bool) -> None:
-    from pipeline.check import check, describe
+    from pipeline.check.check import check, describe
 
     root = Path("runs") / recipe.name
     plans = check(recipe, root, sys.stderr if as_json else sys.stdout, first)

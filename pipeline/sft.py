@@ -8,14 +8,14 @@ import torch
 from trl import SFTTrainer
 
 from eval.chat import Chat
-from pipeline.arguments import sft_arguments
-from pipeline.checkpoints import ResumableTrainer
-from pipeline.data import held_out, sft_rows
+from pipeline.checkpoint.trainer import ResumableTrainer
+from pipeline.data.prepare import held_out, sft_rows
 from pipeline.handoff import Finished, adapter_settings, save_model
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
-from pipeline.problem import mistakes
 from pipeline.progress import show_progress
-from pipeline.recipe import Loss, Recipe, SegmentLoss, SftStage
+from pipeline.recipe.problem import mistakes
+from pipeline.recipe.schema import Loss, Recipe, SegmentLoss, SftStage
+from pipeline.recipe.trainer_arguments import sft_arguments
 
 
 def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:

@@ -12,12 +12,12 @@ from typing import NoReturn
 
 from eval.files import json_lines
 from eval.task import Decoding, Task, is_scored, load_task
-from pipeline import preemption
-from pipeline.check import check, describe
-from pipeline.folder import RunFolder
-from pipeline.problem import mistakes
-from pipeline.recipe import Recipe, processes, sharding
-from rewards import algebra
+from pipeline.check.check import check, describe
+from pipeline.checkpoint import preemption
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.recipe.problem import mistakes
+from pipeline.recipe.schema import Recipe, processes, sharding
+from rewards.grading import algebra
 
 # torch, trl and vLLM take up to 20 s of one core to import: each process imports, below, what its own step needs.
 
@@ -48,7 +48,7 @@ def advance(
     elif first:
         print(f"{recipe.name}: all is complete; nothing to do")
     if first:
-        from eval.results import print_summary
+        from eval.report.results import print_summary
         from pipeline.hub import push
 
         print_summary(folder.root)
@@ -70,7 +70,7 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
                 folder.verify(recipe.stages[index - 1].name)
     title, rates = f"stage {index + 1} of {len(recipe.stages)}: {stage.label}", None
     if stage.kind == "grpo" and stage.difficulty:
-        from pipeline import difficulty
+        from pipeline.rollout import pass_rates as difficulty
 
         rates = difficulty.pass_rates(recipe, stage, folder.pass_rates(stage.name))
         if rates is None:
@@ -89,8 +89,8 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
 
         finished = grpo.run(recipe, stage, model_in, out, title, rates)
     if first:
-        from eval.card import write_cards
-        from eval.results import write_results
+        from eval.report.card import write_cards
+        from eval.report.results import write_results
 
         last = json_lines(out / "metrics.jsonl")[-1]  # its times have those before a kill in them
         times = {name: round(last[name], 1) for name in ("seconds", "cpu_seconds")}
@@ -113,7 +113,7 @@ def _prepare_environment(recipe: Recipe, out: Path) -> None:
     if sharding() == "fsdp2":
         from transformers import AutoConfig
 
-        from pipeline.memory import layers_to_cut
+        from pipeline.check.memory import layers_to_cut
 
         config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
         if layers := layers_to_cut(config):
@@ -169,11 +169,11 @@ def _unscored(recipe: Recipe, folder: RunFolder) -> dict[str, list[Task]]:
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
-    from eval.card import write_cards
     from eval.decode import loaded
     from eval.evaluate import evaluate, process_state
-    from eval.report import write_report
-    from eval.results import write_results
+    from eval.report.card import write_cards
+    from eval.report.page import write_report
+    from eval.report.results import write_results
 
     state, model = process_state(), recipe.model
     for name, tasks in _unscored(recipe, folder).items():

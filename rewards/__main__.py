@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from . import algebra
 from .accuracy import Verdict, verdicts
-from .checked import RewardError, checked
+from .contract import RewardError, checked
+from .dry_run import call
+from .grading import algebra
+from .grading.verify import Kind, Question, verify_all
 from .load import load_reward
 from .response import completion_text
-from .trial import call
-from .verify import Kind, Question, verify_all
 
 _CHUNK = 1024  # lines judged together
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from .grading.verify import Kind, Outcome, Question, kind_of, verify_all
 from .response import Malformed, Reason, completion_text, parse
-from .verify import Kind, Outcome, Question, kind_of, verify_all
 
 
 class Verdict(NamedTuple):

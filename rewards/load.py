@@ -13,7 +13,7 @@ from typing import Any
 
 from .accuracy import accuracy
 from .brevity import brevity
-from .checked import told
+from .contract import told
 from .format import format
 from .overlong import overlong
 from .repetition import repetition

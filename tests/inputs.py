@@ -17,7 +17,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from pipeline.recipe import Recipe
+from pipeline.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]

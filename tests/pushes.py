@@ -27,12 +27,12 @@ from transformers import PrinterCallback
 from trl import GRPOConfig
 
 from eval.chat import Chat
+from eval.data.rows import prompt
 from eval.decode import vision_token_ids
-from eval.rows import prompt
-from pipeline.arguments import sampling_settings
 from pipeline.grpo import DIFFERENCE, RolloutTrainer
 from pipeline.handoff import adapter_settings, save_model
-from pipeline.recipe import Lora
+from pipeline.recipe.schema import Lora
+from pipeline.recipe.trainer_arguments import sampling_settings
 
 STEPS = 3
 

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Trai
 from trl import SFTConfig
 
 from eval.chat import Chat
-from eval.rows import prompt
-from pipeline.recipe import GrpoStage, Loss, Reward, SegmentLoss, ThinkWeight
+from eval.data.rows import prompt
+from pipeline.recipe.schema import GrpoStage, Loss, Reward, SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
 from rewards.response import render
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe_file import load
+from pipeline.recipe.file import load
 from recipes.benchmark import build, table
 
 LATE = {"sft": 1e-3, "grpo": 1e-4}

@@ -19,7 +19,7 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from pipeline.recipe_file import load
+from pipeline.recipe.file import load
 
 CLUSTER = ROOT / "recipes" / "cluster"
 BIN = Path(sys.executable).parent

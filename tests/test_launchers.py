@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from inputs import ROOT, launch_under
 
-from pipeline.problem import RecipeError
-from pipeline.recipe_file import load
+from pipeline.recipe.file import load
+from pipeline.recipe.problem import RecipeError
 
 DEMO = ROOT / "recipes" / "demo.yaml"
 FILES = {

@@ -13,8 +13,8 @@ from typing import get_args
 import pytest
 from inputs import RECIPES, ROOT, stand_ins
 
-from pipeline.recipe import NamedLoss, ThinkWeight
-from pipeline.recipe_file import load
+from pipeline.recipe.file import load
+from pipeline.recipe.schema import NamedLoss, ThinkWeight
 
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
@@ -107,7 +107,7 @@ def test_the_wheel_has_one_name_holds_the_recipes_and_runs(tmp_path: Path, small
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"balanced_thinking"}
-    assert {"balanced_thinking/recipes/full.yaml", "balanced_thinking/rewards/units.txt"} <= set(names)
+    assert {"balanced_thinking/recipes/full.yaml", "balanced_thinking/rewards/grading/units.txt"} <= set(names)
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     recipe = "site/balanced_thinking/recipes/full.yaml"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 ROOT = str(Path(__file__).resolve().parents[2])
 sys.path[:] = [ROOT, *(path for path in sys.path if path != ROOT)]  # lmms-eval loads this file by its path alone
 
-from eval.formats import Format, canonical  # noqa: E402
-from eval.images import BadRow  # noqa: E402
-from eval.rows import features, good, prompt, undecoded  # noqa: E402
+from eval.data.formats import Format, canonical  # noqa: E402
+from eval.data.images import BadRow  # noqa: E402
+from eval.data.rows import features, good, prompt, undecoded  # noqa: E402
 from rewards.accuracy import verdicts  # noqa: E402
+from rewards.grading.verify import Outcome  # noqa: E402
 from rewards.response import TAGS  # noqa: E402
-from rewards.verify import Outcome  # noqa: E402
 
 if TYPE_CHECKING:
     import datasets
@@ -80,6 +80,6 @@ def _row(format: Format, values: dict[str, Any], index: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "code", "problem"))
     try:
         return row | canonical(format, values, index)
-    except (BadRow, KeyError, TypeError, AttributeError) as problem:  # as `eval.rows` does
+    except (BadRow, KeyError, TypeError, AttributeError) as problem:  # as `eval.data.rows` does
         unread = {"id": str(index), "question": "", "answer": "", "images": []}
         return row | unread | {"code": "unread", "problem": str(problem)}

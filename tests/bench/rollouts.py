@@ -32,7 +32,7 @@ from families import FAMILIES, save, save_retied  # noqa: E402
 from steps import grpo_stage  # noqa: E402
 
 from eval.chat import Chat  # noqa: E402
-from eval.rows import prompt  # noqa: E402
+from eval.data.rows import prompt  # noqa: E402
 from pipeline.grpo import RolloutTrainer  # noqa: E402
 
 ON_CPU = not torch.cuda.is_available()

@@ -24,8 +24,8 @@ from families import FAMILIES  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from eval.chat import Chat  # noqa: E402
-from eval.rows import prompt  # noqa: E402
-from pipeline.recipe import SegmentLoss, ThinkWeight  # noqa: E402
+from eval.data.rows import prompt  # noqa: E402
+from pipeline.recipe.schema import SegmentLoss, ThinkWeight  # noqa: E402
 from pipeline.sft import SegmentTrainer  # noqa: E402
 from rewards.response import render  # noqa: E402
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
 
 from eval.chat import Chat
-from pipeline.data import grpo_rows, rollout_rows, sft_rows
+from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
 from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
-from pipeline.recipe import Data
+from pipeline.recipe.schema import Data
 from pipeline.sft import SegmentTrainer
 from rewards.accuracy import accuracy
 from rewards.response import TAGS, Response, answer_start, parse, render

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoConfig, Qwen3Config
 
 from eval.chat import Chat
+from eval.data.rows import Source, read
 from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
-from eval.rows import Source, read
 
 
 @pytest.fixture(scope="module")

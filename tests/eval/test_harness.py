@@ -19,10 +19,10 @@ from inputs import iconqa, scienceqa
 from transformers import AutoModelForImageTextToText
 
 from eval.chat import Chat
+from eval.data.rows import read
 from eval.decode import loaded
 from eval.evaluate import Decoding, evaluate
 from eval.files import json_lines
-from eval.rows import read
 from eval.task import Task
 from rewards.response import render
 

@@ -6,7 +6,7 @@ import pytest
 from inputs import BROKEN, jpeg, picture, png
 from PIL import Image as PILImage
 
-from eval.images import MAX_PIXELS, BadRow, check, located, size
+from eval.data.images import MAX_PIXELS, BadRow, check, located, size
 
 
 @pytest.mark.parametrize("code", BROKEN)

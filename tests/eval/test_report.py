@@ -14,10 +14,11 @@ import pytest
 from inputs import line, picture
 from PIL import Image
 
-from eval.images import digest
-from eval.report import POINTS, main, write_report
-from eval.report_rows import AT_RANDOM, LONGEST, LONGEST_OF_ROW, ROWS
-from eval.results import write_results
+from eval.data.images import digest
+from eval.report.__main__ import main
+from eval.report.page import POINTS, write_report
+from eval.report.results import write_results
+from eval.report.rows import AT_RANDOM, LONGEST, LONGEST_OF_ROW, ROWS
 from eval.scores import scores
 
 ATTACK = "<script>alert(1)</script>"

@@ -13,14 +13,14 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from inputs import picture
 
+from eval.data.rows import read
 from eval.decode import Decoded
 from eval.evaluate import _line
-from eval.judge import judged
-from eval.report import main
-from eval.rows import read
+from eval.grade import judged
+from eval.report.__main__ import main
 from eval.scores import scores
 from eval.task import Task, load_task
-from pipeline.folder import RunFolder
+from pipeline.checkpoint.run_folder import RunFolder
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

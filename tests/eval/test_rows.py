@@ -8,10 +8,10 @@ import inputs
 import pytest
 from PIL import Image as PILImage
 
-from eval.formats import Format
-from eval.rows import Source, good, prompt, read
+from eval.data.formats import Format
+from eval.data.rows import Source, good, prompt, read
+from rewards.grading.verify import Outcome, verify
 from rewards.response import SYSTEM_PROMPT
-from rewards.verify import Outcome, verify
 
 
 @pytest.fixture

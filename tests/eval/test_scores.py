@@ -8,7 +8,7 @@ import pytest
 from inputs import line
 from scipy import stats
 
-from eval.judge import judged
+from eval.grade import judged
 from eval.scores import bootstrap, scores
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import grpo
-from pipeline.recipe import Recipe
+from pipeline.recipe.schema import Recipe
 
 ROWS = [{"id": f"q{n}", "question": f"Half of {n} pi?", "answer": rf"\frac{{{n}\pi}}{{2}}"} for n in (3, 5, 7, 9)]
 

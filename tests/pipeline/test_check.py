@@ -12,9 +12,10 @@ import inputs
 import jsonschema
 import pytest
 
-from pipeline import grpo, plan, sft
+from pipeline import grpo, sft
+from pipeline.check import plan
 from pipeline.main import main
-from pipeline.recipe_file import load
+from pipeline.recipe.file import load
 
 GOOD = """\
 name: checked
@@ -311,7 +312,7 @@ def test_vllm_on_a_cpu_names_the_library_that_it_lacks(
 ) -> None:
     use = ["grpo.trainer.use_vllm=true", "grpo.trainer.vllm_max_model_length=2048"]
     assert check(*use).code == 0
-    monkeypatch.setattr("pipeline.cross_check.NUMA", "libnone.so.1")
+    monkeypatch.setattr("pipeline.recipe.consistency.NUMA", "libnone.so.1")
     code, [problem], text = check(*use)
     assert (code, problem.code) == (2, "package_missing")
     assert "apt-get install libnuma1" in text

@@ -9,9 +9,9 @@ import pytest
 from steps import grpo_stage
 
 from eval.chat import Chat
-from pipeline.data import grpo_rows, rollout_rows, sft_rows
-from pipeline.problem import RecipeError
-from pipeline.recipe import Data
+from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
+from pipeline.recipe.problem import RecipeError
+from pipeline.recipe.schema import Data
 
 GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
 

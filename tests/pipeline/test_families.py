@@ -15,13 +15,13 @@ from steps import collated, grpo_stage, load
 from trl import GRPOConfig, SFTConfig
 
 from eval.chat import Chat
+from eval.data.rows import read
 from eval.decode import TransformersDecoder
-from eval.rows import read
 from pipeline import grpo, sft
-from pipeline.data import grpo_rows, rollout_rows, sft_rows
+from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
 from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
-from pipeline.recipe import Data, Recipe
+from pipeline.recipe.schema import Data, Recipe
 from pipeline.sft import SegmentTrainer
 from rewards.response import Response, parse
 

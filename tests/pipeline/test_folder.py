@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import folder as module
-from pipeline.folder import RunFolder
-from pipeline.manifest import read_sealed, seal
-from pipeline.problem import RecipeError
-from pipeline.recipe import Recipe
+from pipeline.checkpoint import run_folder as module
+from pipeline.checkpoint.manifest import read_sealed, seal
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.recipe.problem import RecipeError
+from pipeline.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKER = """
 import os, sys, time
 from pathlib import Path
-from pipeline.folder import RunFolder
+from pipeline.checkpoint.run_folder import RunFolder
 RunFolder(Path(sys.argv[1])).lock()
 if len(sys.argv) > 2:
     os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[1:2]])

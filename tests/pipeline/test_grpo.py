@@ -19,13 +19,13 @@ from trl.trainer.utils import RepeatSampler
 from eval.chat import Chat
 from eval.decode import vision_token_ids
 from pipeline import grpo
-from pipeline.arguments import sampling_settings
-from pipeline.data import grpo_rows, rollout_rows
-from pipeline.engine import RolloutError
+from pipeline.data.prepare import grpo_rows, rollout_rows
 from pipeline.grpo import OneModality, RolloutTrainer, check_agreement
-from pipeline.problem import RecipeError
-from pipeline.recipe import Data, Recipe
-from pipeline.recipe_file import load as load_recipe
+from pipeline.recipe.file import load as load_recipe
+from pipeline.recipe.problem import RecipeError
+from pipeline.recipe.schema import Data, Recipe
+from pipeline.recipe.trainer_arguments import sampling_settings
+from pipeline.rollout.engine import RolloutError
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRecipe = Callable[..., Recipe]

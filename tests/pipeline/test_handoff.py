@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoProcessor
 
 from eval.chat import Chat
 from pipeline import grpo, sft
-from pipeline.folder import RunFolder
-from pipeline.recipe import Recipe
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.recipe.schema import Recipe
 
 COMMON = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-2, "gradient_checkpointing": False}
 SFT = {

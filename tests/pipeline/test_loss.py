@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
-from pipeline.recipe import Loss, SegmentLoss, ThinkWeight
+from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
 
 SCALE = SegmentLoss(think_weight=ThinkWeight(start=0.9, end=0.1))
 # Two sequences: a prompt token, 4 think and 2 answer tokens; a prompt token, 1 think, 3 answer tokens, padding.

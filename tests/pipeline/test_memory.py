@@ -10,9 +10,9 @@ import pytest
 from inputs import ROOT, launch_under
 from transformers import Qwen2_5_VLConfig
 
-from pipeline.manifest import size
-from pipeline.memory import Memory, checkpoint_bytes, memory, sizes
-from pipeline.recipe import Recipe
+from pipeline.check.memory import Memory, checkpoint_bytes, memory, sizes
+from pipeline.checkpoint.manifest import size
+from pipeline.recipe.schema import Recipe
 
 # Of the text models width, layers, heads, key-value heads, MLP, vocabulary, a tied head or not; the vision MLP.
 QWEN = {
@@ -70,7 +70,7 @@ def test_what_is_counted_is_what_an_h100_held(
     dtype: str, tokens: int, checkpointing: bool, measured: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """recipes/README.md: Qwen2.5-VL-3B on one GPU; there bfloat16 weights were trained, which the pipeline does not."""
-    monkeypatch.setattr("pipeline.memory.trained_dtype", lambda recipe, stage: dtype)
+    monkeypatch.setattr("pipeline.check.memory.trained_dtype", lambda recipe, stage: dtype)
     counted, _, _ = _counted("3B", tokens, dtype, gradient_checkpointing=checkpointing)
     assert measured < counted.trainer < 1.05 * measured
 

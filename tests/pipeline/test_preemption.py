@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = """
 import os, sys, time
-from pipeline import preemption
+from pipeline.checkpoint import preemption
 preemption.listen()
 if "patient" in sys.argv:
     preemption.be_patient()

@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
-from pipeline import cross_check, trl_fields
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe_file import load
+from pipeline.recipe import consistency as cross_check
+from pipeline.recipe import trl_fields
+from pipeline.recipe.file import load
+from pipeline.recipe.problem import Problem, RecipeError
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -146,7 +147,7 @@ def test_local_paths_are_relative_to_the_recipe(path: Path) -> None:
 
 def test_missing_vllm_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(GOOD.replace("use_vllm: false", "use_vllm: true"))
-    monkeypatch.setattr("pipeline.cross_check.is_installed", lambda name: False)
+    monkeypatch.setattr("pipeline.recipe.consistency.is_installed", lambda name: False)
     [problem] = _problems(path)
     assert "pip install 'balanced-thinking[vllm]'" in problem
     assert "use_vllm: false" in problem

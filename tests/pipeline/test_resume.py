@@ -16,10 +16,10 @@ from steps import trainer
 
 from eval.chat import Chat
 from pipeline import grpo, sft
-from pipeline.checkpoints import MANIFEST, newest
-from pipeline.folder import saved_checkpoints
-from pipeline.manifest import read_sealed, seal
-from pipeline.recipe import Recipe
+from pipeline.checkpoint.manifest import read_sealed, seal
+from pipeline.checkpoint.run_folder import saved_checkpoints
+from pipeline.checkpoint.trainer import MANIFEST, newest
+from pipeline.recipe.schema import Recipe
 
 EVERY = {"save_steps": 1, "save_total_limit": 50, "logging_steps": 1, "gradient_checkpointing": False}
 

@@ -14,15 +14,15 @@ from steps import grpo_stage
 from tables import SLOW, hostile_answers
 
 from eval.chat import Chat
-from eval.rows import read
-from pipeline import row_check
-from pipeline.data import rollout_rows
+from eval.data.rows import read
+from pipeline.data import check_rows as row_check
+from pipeline.data.check_rows import Use
+from pipeline.data.prepare import rollout_rows
 from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
-from pipeline.problem import RecipeError
-from pipeline.recipe import Data, Recipe
-from pipeline.row_check import Use
-from rewards.checked import RewardError
+from pipeline.recipe.problem import RecipeError
+from pipeline.recipe.schema import Data, Recipe
+from rewards.contract import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 
 OWN = """

@@ -19,7 +19,7 @@ import torch
 from families import save_retied
 from PIL import Image
 
-from pipeline.engine import check_server
+from pipeline.rollout.engine import check_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND_S = 60.0  # how soon a job ends after its engine did; `rollout_timeout` is a fifth of it, the default is 120 s

@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from pipeline.folder import saved_checkpoints
+from pipeline.checkpoint.run_folder import saved_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -18,8 +18,8 @@ from steps import difference, load, reference, torchrun_steps
 from transformers import AutoConfig
 
 from eval.chat import Chat
-from pipeline.memory import checkpoint_bytes, layers_to_cut, memory, sizes
-from pipeline.recipe import Recipe
+from pipeline.check.memory import checkpoint_bytes, layers_to_cut, memory, sizes
+from pipeline.recipe.schema import Recipe
 
 pytestmark = pytest.mark.slow
 on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="tells accelerate that CPUs are its devices")

@@ -17,7 +17,7 @@ from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, re
 
 from eval.chat import Chat
 from pipeline.loss import ANSWER, think_weight
-from pipeline.recipe import Loss, SegmentLoss, ThinkWeight
+from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
 
 FAMILIES = ["qwen2_5_vl", "llama"]
 FOURS = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]  # two epochs of eight rows

@@ -14,15 +14,15 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.card import write_cards
-from eval.judge import judged
-from eval.results import write_results
+from eval.grade import judged
+from eval.report.card import write_cards
+from eval.report.results import write_results
 from eval.scores import scores
 from pipeline import hub, stages
-from pipeline.cross_check import problems
-from pipeline.folder import RunFolder
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import load
+from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.recipe.consistency import problems
+from pipeline.recipe.file import load
+from pipeline.recipe.schema import Recipe
 from pipeline.sft import SegmentTrainer
 
 SEGMENTS = {"think_nll", "answer_nll", "think_weight"}

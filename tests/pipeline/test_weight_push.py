@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from pushes import STEPS, Case
 from steps import load
 
-from pipeline.weight_push import _merged
+from pipeline.rollout.weight_sync import _merged
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = 1e-4  # nats; float32 rounding is 3e-6

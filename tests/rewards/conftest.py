@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rewards import algebra
+from rewards.grading import algebra
 
 
 @pytest.fixture(autouse=True, scope="module")

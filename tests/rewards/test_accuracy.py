@@ -10,10 +10,10 @@ from tables import table
 from rewards.accuracy import accuracy, verdicts
 from rewards.brevity import brevity
 from rewards.format import format
+from rewards.grading.verify import Outcome
 from rewards.overlong import overlong
 from rewards.repetition import repetition
 from rewards.response import TAGS, Reason, render
-from rewards.verify import Outcome
 
 GAMED = table("gamed")
 

@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from tables import SLOW
 
-from rewards import algebra
-from rewards.verify import Outcome, Question, verify, verify_all
+from rewards.grading import algebra
+from rewards.grading.verify import Outcome, Question, verify, verify_all
 
 pytestmark = pytest.mark.slow
 

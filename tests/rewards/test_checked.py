@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.checked import CEILING, RewardError, checked
+from rewards.contract import CEILING, RewardError, checked
 
 COLUMNS = {"completions": ["a", "b", "c"], "id": ["r1", "r2", "r3"]}
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from rewards.accuracy import accuracy
-from rewards.checked import RewardError, checked
+from rewards.contract import RewardError, checked
+from rewards.dry_run import try_reward
 from rewards.format import format
 from rewards.load import SHIPPED
-from rewards.trial import try_reward
 
 ROWS = [
     {"id": "0", "question": "?", "answer": "7"},

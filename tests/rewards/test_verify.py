@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import hostile_answers, table
 
-from rewards import algebra
-from rewards.plain import plain
-from rewards.quantity import quantity
-from rewards.verify import Outcome, Question, kind_of, usable, verify, verify_all
+from rewards.grading import algebra
+from rewards.grading.normalize import plain
+from rewards.grading.quantity import quantity
+from rewards.grading.verify import Outcome, Question, kind_of, usable, verify, verify_all
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from eval.rows import good, prompt, read
+from eval.data.rows import good, prompt, read
 from eval.task import load_task
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import Data, GrpoStage, Recipe, SftStage
-from pipeline.row_check import Facts, HeldOut, Use, examine, row_problems, shown
+from pipeline.data.check_rows import Facts, HeldOut, Use, examine, row_problems, shown
+from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.schema import Data, GrpoStage, Recipe, SftStage
 from rewards.response import render
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from eval.images import BadRow, Image, check
-from eval.rows import Source, good, read, undecoded
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import GrpoStage, Recipe
-from pipeline.recipe_file import where
-from rewards.checked import RewardError
+from eval.data.images import BadRow, Image, check
+from eval.data.rows import Source, good, read, undecoded
+from pipeline.recipe.file import where
+from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.schema import GrpoStage, Recipe
+from rewards.contract import RewardError
+from rewards.dry_run import COMPLETIONS, Trial, try_reward
 from rewards.load import FORM_ALONE
-from rewards.trial import COMPLETIONS, Trial, try_reward
 
 ROWS = 8  # of the stage's data
 

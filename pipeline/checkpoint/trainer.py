@@ -17,10 +17,10 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from pipeline import preemption
-from pipeline.data import tell
-from pipeline.folder import remove_checkpoints, saved_checkpoints
-from pipeline.manifest import check_files, read_sealed, room, seal
+from pipeline.checkpoint import preemption
+from pipeline.checkpoint.manifest import check_files, read_sealed, room, seal
+from pipeline.checkpoint.run_folder import remove_checkpoints, saved_checkpoints
+from pipeline.data.prepare import tell
 
 MANIFEST = "manifest.json"
 # Of SFTTrainer and GRPOTrainer, what counts on and is in no file of transformers': micro-steps, tokens, the loss's sum.
@@ -44,7 +44,7 @@ def files_bytes(cut: str, weights: int, trained: int, moments: int) -> int:
     """What all files of a checkpoint take, in bytes.
 
     Args:
-        cut: how the model is, see `pipeline.recipe.sharding`. FSDP2 and ZeRO-2 write the weights twice: whole, for the
+        cut: how the model is, see `recipe.schema.sharding`. FSDP2 and ZeRO-2 write the weights twice: whole, for the
             hand-off, and to go on from. ZeRO writes float32 weights and AdamW's two moments of its own.
         weights, moments: bytes of each once; ZeRO does not ask for `moments`.
         trained: parameters.

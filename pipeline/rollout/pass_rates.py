@@ -11,9 +11,9 @@ from eval.decode import loaded
 from eval.evaluate import process_state, remove_parts, sample
 from eval.files import write_json
 from eval.task import Decoding
-from pipeline.data import held_out, rollout_rows, tell
-from pipeline.recipe import GrpoStage, Recipe
-from rewards.verify import Outcome
+from pipeline.data.prepare import held_out, rollout_rows, tell
+from pipeline.recipe.schema import GrpoStage, Recipe
+from rewards.grading.verify import Outcome
 
 if TYPE_CHECKING:
     import datasets

@@ -13,10 +13,10 @@ import transformers
 from peft import get_peft_model
 from torch import nn
 
-from pipeline.arguments import trained_dtype
-from pipeline.checkpoints import files_bytes
+from pipeline.checkpoint.trainer import files_bytes
 from pipeline.handoff import adapter_settings
-from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.recipe.trainer_arguments import trained_dtype
 
 FLOAT32 = 4
 MOMENTS = 2  # of AdamW, in the dtype of what is trained

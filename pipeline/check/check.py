@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from eval.rows import read
+from eval.data.rows import read
 from eval.task import load_task
-from pipeline import data as rows_of
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
-from pipeline.recipe_file import where
-from pipeline.reward_check import check_rewards
-from pipeline.row_check import HeldOut, Use, examine, row_problems, shown
+from pipeline.check.rewards import check_rewards
+from pipeline.data import prepare as rows_of
+from pipeline.data.check_rows import HeldOut, Use, examine, row_problems, shown
+from pipeline.recipe.file import where
+from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
 
 if TYPE_CHECKING:
     from eval.chat import Chat
-    from pipeline.plan import StagePlan
+    from pipeline.check.plan import StagePlan
 
 
 @dataclass
@@ -52,7 +52,7 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
     report = Report()
     chat = _chat(recipe, report)
     if chat is not None:
-        from pipeline.arguments import refused
+        from pipeline.recipe.trainer_arguments import refused
 
         report.problems += refused(recipe, chat.config)
         for index, stage in enumerate(recipe.stages):
@@ -64,7 +64,7 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
         check_rewards(recipe, out, first)
     report.problems = list(dict.fromkeys(report.problems))  # two stages may read the same rows
     if report.plans and not report.problems:
-        from pipeline.plan import disk_problem
+        from pipeline.check.plan import disk_problem
 
         report.problems += filter(None, [disk_problem(report.plans, root)])
     if report.problems:
@@ -86,7 +86,7 @@ def _chat(recipe: Recipe, report: Report) -> "Chat | None":
 def _check_stage(
     recipe: Recipe, index: int, stage: SftStage | GrpoStage, chat: "Chat", report: Report, first: int | None
 ) -> None:
-    from pipeline.plan import stage_plan
+    from pipeline.check.plan import stage_plan
 
     held_out = HeldOut()
     with suppress(ValueError, OSError):  # what cannot be read is reported for its own sake
@@ -145,7 +145,7 @@ def _check_task(task: str, report: Report, first: int | None) -> None:
 
 def describe(plans: "list[StagePlan]", root: Path, out: TextIO, as_json: bool = False) -> None:
     """What the recipe will do."""
-    from pipeline import plan
+    from pipeline.check import plan
 
     if as_json:
         print(json.dumps({"plan": plan.as_json(plans, root)}), file=out)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-from eval.formats import Format
-from eval.rows import Source
-from pipeline.trl_fields import TrainerBlock, fields
-from rewards.checked import OnError, checked
+from eval.data.formats import Format
+from eval.data.rows import Source
+from pipeline.recipe.trl_fields import TrainerBlock, fields
+from rewards.contract import OnError, checked
 from rewards.load import load_reward
 
 

@@ -1,11 +1,11 @@
-"""The formats that data comes in, each as a function from one row of it to the canonical one (`eval.rows`)."""
+"""The formats that data comes in, each as a function from one row of it to the canonical one (`eval.data.rows`)."""
 
 import re
 from collections.abc import Callable, Mapping
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from eval.images import BadRow
+from eval.data.images import BadRow
 from rewards.response import Response, parse
 
 Format = Literal["rows", "messages", "vision_r1", "scienceqa", "iconqa", "gsm8k", "math"]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.arguments import KEPT_CHECKPOINTS
-from pipeline.data import Examined
-from pipeline.manifest import size
-from pipeline.memory import Memory, checkpoint_bytes, memory, sizes
-from pipeline.problem import Problem
-from pipeline.recipe import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.check.memory import Memory, checkpoint_bytes, memory, sizes
+from pipeline.checkpoint.manifest import size
+from pipeline.data.prepare import Examined
+from pipeline.recipe.problem import Problem
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.recipe.trainer_arguments import KEPT_CHECKPOINTS
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from string import ascii_uppercase
 from types import SimpleNamespace
 from typing import Any
 
-from .checked import is_async
-from .plain import plain
-from .quantity import quantity
+from .contract import is_async
+from .grading.normalize import plain
+from .grading.quantity import quantity
+from .grading.verify import Kind, kind_of
 from .response import render
-from .verify import Kind, kind_of
 
 COMPLETIONS = ("right", "wrong", "malformed", "empty")
 
@@ -40,7 +40,7 @@ def try_reward(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) 
     """Call `function` as the trainer would, on four completions of each row.
 
     Args:
-        function: a reward under `rewards.checked.checked`.
+        function: a reward under `rewards.contract.checked`.
         rows: canonical rows (`answer`, and whatever else the data has), at least one.
 
     Raises:

@@ -3,12 +3,9 @@
 `python -m eval.report RUN` writes it at any time, with the results that it shows.
 """
 
-import argparse
 import html
 import itertools
 import json
-import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,11 +16,9 @@ from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
 from eval.compare import verdict
-from eval.environment import prepare_environment, quieten
 from eval.files import json_lines, write_text
-from eval.report_rows import rollouts_shown, spread, task_names, tasks_shown
-from eval.results import write_results
-from rewards.verify import Outcome
+from eval.report.rows import rollouts_shown, spread, task_names, tasks_shown
+from rewards.grading.verify import Outcome
 
 POINTS = 500  # of a curve
 # What depends on the colour scheme is set by the page's script.
@@ -72,7 +67,7 @@ def write_report(run: Path) -> None:
         "gap": _gap,
     }
     tasks, images = tasks_shown(run, results["checkpoints"], held["recipe"])
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         results=results,
         held=held,
         recipe=json.dumps(held["recipe"], indent=2),
@@ -177,23 +172,3 @@ def _html(figure: go.Figure, title: str, **layout: Any) -> str:
     figure.update_yaxes(zeroline=False)
     config = {"displayModeBar": False, "responsive": True}
     return str(figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%", config=config))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 written, 2 a person must change something."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description="Write the page about a run, as it is.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    run = parser.parse_args(arguments).run
-    if not (run / "recipe.json").is_file():
-        print(f"ERROR {run}: no run folder, since it holds no recipe.json")
-        return 2
-    prepare_environment()
-    quieten()
-    write_results(run)
-    write_report(run)
-    print(run / "report.html")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

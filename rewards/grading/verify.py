@@ -1,7 +1,7 @@
 """Is an answer right? Each kind of answer has its own rule; only expressions reach a computer algebra system.
 
 Kinds: `choice` (a letter, or its option's text), `text` (equal in its plain spelling), `number` (exact, with units:
-`rewards.quantity`) and `math` (shapes by `rewards.value`, expressions by `rewards.algebra`). All rules are our choice.
+`quantity.py`) and `math` (shapes by `value.py`, expressions by `algebra.py`). All rules are our choice.
 """
 
 import re
@@ -10,10 +10,10 @@ from enum import StrEnum
 from string import ascii_uppercase
 from typing import Literal, NamedTuple
 
+from ..response import MAX_ANSWER_CHARS
 from . import algebra
-from .plain import plain
+from .normalize import plain
 from .quantity import Quantity, quantity, same_quantity
-from .response import MAX_ANSWER_CHARS
 from .value import Unordered, Value, Words, expressions, folded, read, same, spelled
 
 Kind = Literal["choice", "text", "number", "math"]

@@ -2,7 +2,7 @@
 
 A number is read by these rules (all our choice), and by nothing else:
 
-* integers and decimals in ASCII digits (`rewards.plain` has made them so); `05` is 5, `.5` is one half,
+* integers and decimals in ASCII digits (`rewards.grading.normalize` has made them so); `05` is 5, `.5` is one half,
   `0.\\overline{3}` is one third;
 * thousands are set apart by commas (`1,234,567`) or blanks (`1 234 567`), in complete groups of three; a comma is never
   a decimal point;

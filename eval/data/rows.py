@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import formats, images
+from eval.data import formats, images
+from eval.data.formats import REPLACED, REQUIRED, Format, canonical
+from eval.data.images import BadRow, located
 from eval.files import sha256
-from eval.formats import REPLACED, REQUIRED, Format, canonical
-from eval.images import BadRow, located
 from rewards import response
 from rewards.response import SYSTEM_PROMPT
 

@@ -13,9 +13,9 @@ from transformers import AutoConfig, PretrainedConfig
 from trl import GRPOConfig, SFTConfig
 
 from eval.decode import vision_token_ids
-from pipeline.problem import Problem, RecipeError, mistakes
-from pipeline.recipe import GrpoStage, Recipe, SftStage, processes
-from pipeline.recipe_file import where
+from pipeline.recipe.file import where
+from pipeline.recipe.problem import Problem, RecipeError, mistakes
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes
 
 KEPT_CHECKPOINTS = 2  # our choice: the newest, and one more should it be damaged
 

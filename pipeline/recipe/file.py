@@ -21,9 +21,9 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from pipeline import cross_check
-from pipeline.problem import Problem, RecipeError, advice
-from pipeline.recipe import (
+from pipeline.recipe import consistency as cross_check
+from pipeline.recipe.problem import Problem, RecipeError, advice
+from pipeline.recipe.schema import (
     RESERVED,
     Data,
     Difficulty,
@@ -37,7 +37,7 @@ from pipeline.recipe import (
     ThinkWeight,
     local,
 )
-from pipeline.trl_fields import fields
+from pipeline.recipe.trl_fields import fields
 
 MAX_BYTES = 100_000  # our choice: the longest shipped recipe has 4,000
 MAX_DEPTH = 50

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.task import load_task
-from pipeline.problem import advice
-from pipeline.recipe import GrpoStage, Recipe, SftStage, local, processes, sharding
+from pipeline.recipe.problem import advice
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, local, processes, sharding
 
 Found = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, what is wrong and what to do
 

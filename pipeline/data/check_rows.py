@@ -12,12 +12,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import images as images_module
+from eval.data import images as images_module
+from eval.data.images import BadRow, check, size
+from eval.data.rows import undecoded
 from eval.files import sha256
-from eval.images import BadRow, check, size
-from eval.rows import undecoded
-from pipeline.problem import Problem
-from rewards import verify
+from pipeline.recipe.problem import Problem
+from rewards.grading import verify
 from rewards.response import TAGS, Malformed, Reason, parse, render
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _gold_codes(batch: dict[str, list[Any]], rules: list[str]) -> dict[str, list
 @cache
 def _rules() -> list[str]:
     """Digests of the files that decide: no verdict outlives a change of its rules."""
-    verifier = sorted(Path(verify.__file__).parent.glob("*.[pt][yx]*"))
+    verifier = sorted(Path(verify.__file__).parents[1].rglob("*.[pt][yx]*"))
     return [sha256(path) for path in [*verifier, Path(__file__), Path(images_module.__file__)]]
 
 

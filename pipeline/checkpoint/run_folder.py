@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import CARD, sha256, versions, write_json
-from pipeline.manifest import check_files, read_sealed, seal
-from pipeline.problem import Problem, RecipeError
-from pipeline.recipe import Recipe, processes
+from pipeline.checkpoint.manifest import check_files, read_sealed, seal
+from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.schema import Recipe, processes
 
 LOCK = ".lock"
 LOCK_WAIT_S = 10.0  # our choice: a run whose launcher was killed needs a moment to save and end

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from eval.data.images import digest
+from eval.data.rows import read
 from eval.files import json_lines
-from eval.images import digest
-from eval.rows import read
 from eval.scores import CORRECT, Line
 from eval.task import load_task
 from rewards.response import Response, parse

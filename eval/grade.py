@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewards.accuracy import verdicts
+from rewards.grading.verify import Outcome, Question, verify_all
 from rewards.response import Malformed, lenient_answer, parse
-from rewards.verify import Outcome, Question, verify_all
 
 OK = "ok"
 _UNREAD = (Outcome.MALFORMED, Outcome.TRUNCATED)  # no answer of theirs was verified

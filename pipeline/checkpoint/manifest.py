@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import CARD, sha256, write_json
-from pipeline.problem import Problem, RecipeError
+from pipeline.recipe.problem import Problem, RecipeError
 
 
 def seal(path: Path, folder: Path, facts: dict[str, Any]) -> None:

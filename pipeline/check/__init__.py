@@ -1,0 +1,1 @@
+"""Can the recipe run, and what will it take?"""

@@ -1,0 +1,1 @@
+"""What lies in the run folder, and how does a run go on from it?"""

@@ -1,0 +1,1 @@
+"""How is a recipe read, and what is wrong with it?"""

@@ -1,0 +1,1 @@
+"""How do completions come from the trained weights?"""
