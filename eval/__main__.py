@@ -21,13 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (%(default)s)")
     parser.add_argument("--limit", type=int, help="ask the first so many rows of each task alone")
-    parser.add_argument("--keep-images", action="store_true", help="leave out the second look, with images removed")
+    parser.add_argument(
+        "--image-removed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask rows with images a second time, without them (%(default)s)",
+    )
     parser.add_argument("--backend", choices=["auto", "vllm", "transformers"], default="auto")
     parser.add_argument("--batch-size", type=int, default=64, help="prompts decoded together (%(default)s)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="bfloat16 on a GPU, float32 on a CPU")
     parser.add_argument("--revision", help="of a checkpoint on the hub")
     parser.add_argument("--out", type=Path, help="a folder (evals/<checkpoint>)")
-    parser.add_argument("--rescore", action="store_true", help="judge the completions of CHECKPOINT, a folder, anew")
+    parser.add_argument("--rescore", action="store_true", help="grade the completions of CHECKPOINT, a folder, anew")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--keep-images" in arguments:
+        parser.error("--keep-images is --no-image-removed now")
     options = parser.parse_args(arguments)
     if not options.rescore and not options.task:
         parser.error("which --task? Yours is a YAML file: see eval/tasks")
@@ -46,7 +54,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     update = {"limit": options.limit} if options.limit else {}
     tasks = [load_task(name).model_copy(update=update) for name in options.task]
     out = options.out or Path("evals") / options.checkpoint.strip("./").replace("/", "--")
-    decoding = Decoding(options.batch_size, options.samples, options.temperature, options.seed, not options.keep_images)
+    decoding = Decoding(**{key: getattr(options, key) for key in Decoding.model_fields})
 
     import torch
 
@@ -90,7 +98,7 @@ def _show(out: Path) -> None:
 def _rescore(out: Path) -> int:
     """Make every line's outcome and the scores again from the texts; say whether anything is different."""
     from eval.files import json_lines, write_json, write_json_lines
-    from eval.grade import judged
+    from eval.grade import graded
     from eval.scores import scores
 
     files = sorted(out.glob("*/completions.jsonl"))
@@ -98,13 +106,13 @@ def _rescore(out: Path) -> int:
         raise ValueError(f"{out}: no */completions.jsonl; --rescore takes the --out folder of an evaluation")
     for file in files:
         before = json_lines(file)
-        after = judged(before)
-        held = json.loads((file.parent / "scores.json").read_text(encoding="utf-8"))
-        found = {**scores(after), "made": held["made"]}
+        after = graded(before)
+        stored = json.loads((file.parent / "scores.json").read_text(encoding="utf-8"))
+        made = {**scores(after), "made": stored["made"]}
         changed = sum(old != new for old, new in zip(before, after, strict=True))
-        print(f"{file}: {changed} of {len(after)} outcomes differ, the scores {'do not' if found == held else 'do'}")
+        print(f"{file}: {changed} of {len(after)} outcomes differ, the scores {'do not' if made == stored else 'do'}")
         write_json_lines(file, after)
-        write_json(file.parent / "scores.json", found)
+        write_json(file.parent / "scores.json", made)
     _show(out)
     return 0
 

@@ -21,7 +21,7 @@ from eval.data.rows import prompt
 from rewards.response import TAGS, Response, answer_start, parse, render
 
 
-class Chat:
+class ChatFormat:
     """The processor of `checkpoint` (a folder or a hub id) and what follows from its template. Loads no weights.
 
     A template that leaves the beginning-of-sequence token to the tokenizer (LLaVA-NeXT's) gets it written in: TRL
@@ -39,7 +39,7 @@ class Chat:
         self.processor: Any = AutoProcessor.from_pretrained(checkpoint, revision=revision)
         self.is_vlm = isinstance(self.processor, ProcessorMixin)
         self.tokenizer: Any = self.processor.tokenizer if self.is_vlm else self.processor
-        # What a tokenizer calls itself, after a look at each token that takes as long as the call.
+        # The Rust tokenizer, called directly: the wrapper's scan of every token costs as much as encoding.
         self.backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not self.processor.chat_template:
             raise ValueError(f"model {checkpoint!r} has no chat template; save one with its processor")
@@ -99,7 +99,7 @@ class Chat:
         """Whether `ids`, read as a response, are still this think trace and answer."""
         return parse(self.response(ids)) == Response(think.strip(), answer.strip())
 
-    def digest(self) -> str:
+    def processor_digest(self) -> str:
         """Names the processor, with its template and all of its vocabulary."""
         parts = [repr(self.processor), self.processor.chat_template, sorted(self.tokenizer.get_vocab().items())]
         return hashlib.sha256(repr(parts).encode()).hexdigest()

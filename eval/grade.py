@@ -11,7 +11,7 @@ OK = "ok"
 _UNREAD = (Outcome.MALFORMED, Outcome.TRUNCATED)  # no answer of theirs was verified
 
 
-def judged(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def graded(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """`lines` with `parse`, `outcome` and `lenient` made anew of their `text`, `truncated`, `gold`, `kind`, `choices`.
 
     `parse` is "ok" or why the strict grammar rejects the text (`rewards.response.Reason`), `outcome` the reward's, and

@@ -1,7 +1,6 @@
 """Tasks: small YAML files that say which rows to ask and how long a response may be; and how responses are drawn."""
 
 import json
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,42 +8,41 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from eval.data.formats import Format
 from eval.data.rows import Source
+from eval.files import local
 
 SHIPPED = Path(__file__).parent / "tasks"
 
 
-class Task(BaseModel):
+class Task(Source):
     """One held-out set. Paths are relative to the task's file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
-    path: str
-    format: Format = "rows"
     config: str | None = None
     split: str = "test"
-    revision: str | None = None
-    file: str | None = None
-    images: str | None = None
-    columns: dict[str, str] = {}  # the format's name of a column: the data's own
     limit: int | None = Field(default=None, gt=0)  # the first so many rows; None = all
     max_new_tokens: int = Field(gt=0)
 
-    def source(self) -> Source:
-        return Source(**self.model_dump(exclude={"name", "limit", "max_new_tokens"}))
+    @property
+    def configuration(self) -> str | None:
+        return self.config
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How responses are drawn."""
+class DecodingSettings(BaseModel):
+    """What a recipe's `evaluate` block and `python -m eval` say alike of how responses are drawn."""
 
-    batch_size: int  # prompts decoded together, per rank
-    samples: int  # sampled responses a row, beside the greedy one
-    temperature: float  # of the samples
-    seed: int
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    batch_size: int = Field(default=64, gt=0)  # prompts decoded together, per rank
+    samples: int = Field(default=0, ge=0)  # sampled responses a row, beside the greedy one
+    temperature: float = Field(default=1.0, gt=0)  # of the samples
     image_removed: bool = True  # rows with images also without them, greedily: what the text alone gives away
+
+
+class Decoding(DecodingSettings):
+    """How the responses of one evaluation are drawn."""
+
+    seed: int = 0  # of the samples
 
 
 def is_scored(out: Path, task: Task, decoding: Decoding) -> bool:
@@ -53,8 +51,8 @@ def is_scored(out: Path, task: Task, decoding: Decoding) -> bool:
         made = json.loads((out / "scores.json").read_text(encoding="utf-8"))["made"]
     except (FileNotFoundError, KeyError):
         return False
-    asked = {"task": task.model_dump(), **asdict(decoding)}
-    return all(made.get(key) == value for key, value in asked.items() if key != "batch_size")
+    asked = {"task": task.model_dump(), **decoding.model_dump(exclude={"batch_size"})}
+    return all(made.get(key) == value for key, value in asked.items())
 
 
 @lru_cache
@@ -75,9 +73,5 @@ def load_task(name: str) -> Task:
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {details}") from None
-    local = {
-        key: str((path.parent / value).resolve())
-        for key in ("path", "images")
-        if (value := getattr(task, key)) and (path.parent / value).exists()
-    }
-    return task.model_copy(update=local)
+    paths = {key: local(value, path.parent) for key in ("path", "images") if (value := getattr(task, key))}
+    return task.model_copy(update=paths)

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pipeline.checkpoint.manifest import room
+from eval.adapter import merge_adapter
+from pipeline.checkpoint.manifest import disk_room
 from pipeline.checkpoint.trainer import elements
 from pipeline.recipe.schema import Lora
 
 
 @dataclass(frozen=True)
-class Finished:
+class StageResult:
     """What a stage reports when it is done."""
 
     steps: int
@@ -46,7 +46,7 @@ def adapter_settings(lora: Lora | None, dtype: str) -> dict[str, Any]:
     return {"peft_config": adapter, "quantization_config": quantization}
 
 
-def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) -> Finished:
+def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) -> StageResult:
     """Write `out/model`, the next stage's whole input: weights of `dtype` in safetensors, processor, chat template.
 
     An adapter is merged into its base first, so that the next stage's reference model and its rollout engine start from
@@ -63,7 +63,7 @@ def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) ->
     if not adapted and not trainer.is_deepspeed_enabled:  # which saves the weights that it computes with
         trainer.model.to(getattr(torch, dtype))
     weights = sum(elements(weight) * int(weight.element_size()) for weight in trainer.model.parameters())
-    with room(out, weights if trainer.is_world_process_zero() else 0, "the model"):
+    with disk_room(out, weights if trainer.is_world_process_zero() else 0, "the model"):
         if adapted:
             _save_merged(trainer, folder, out / "adapter")
         else:
@@ -71,26 +71,24 @@ def save_model(trainer: Trainer, out: Path, dtype: str, rollouts: str | None) ->
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
     trainer.accelerator.wait_for_everyone()
-    return Finished(steps=trainer.state.global_step, rollouts=rollouts)
+    return StageResult(steps=trainer.state.global_step, rollouts=rollouts)
 
 
 def _save_merged(trainer: Trainer, folder: Path, scratch: Path) -> None:
     """The base with the trained adapter added. Called by every rank.
 
-    A base that was cut over the ranks, or rounded to 4 bits, is loaded again by the first, whole, into main memory.
+    A base that was sharded, or rounded to 4 bits, is loaded again by the first, whole, into main memory.
     """
     base = trainer.model.get_base_model()
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     again = sharded or getattr(base, "is_loaded_in_4bit", False)
     if again:
         trainer.save_model(str(scratch))  # the adapter alone, gathered
-        unset_hf_deepspeed_config()  # or the base would be cut while it is loaded
+        unset_hf_deepspeed_config()  # or the base would be sharded while it is loaded
     if not trainer.is_world_process_zero():
         return
     if again:
-        architecture = getattr(transformers, base.config.architectures[0])
-        whole = architecture.from_pretrained(base.name_or_path, **trainer.args.model_init_kwargs)
-        PeftModel.from_pretrained(whole, scratch).merge_and_unload().save_pretrained(folder)
+        merge_adapter(base.name_or_path, scratch, **trainer.args.model_init_kwargs).save_pretrained(folder)
         shutil.rmtree(scratch)
     else:
         trainer.model.merge_and_unload().save_pretrained(folder)

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 
 from eval.files import write_text
 from pipeline.checkpoint.run_folder import RunFolder
-from pipeline.data.prepare import tell
+from pipeline.launch import tell
 from pipeline.recipe.schema import Recipe
 
 

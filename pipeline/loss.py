@@ -50,7 +50,7 @@ def think_weight(schedule: ThinkWeight, progress: float) -> float:
 
 
 def token_weights(segments_BT: torch.Tensor, loss: Loss, progress: float) -> torch.Tensor:
-    """The weight of each token's cross-entropy; their weighted sum over `items` is the loss.
+    """The weight of each token's cross-entropy; their weighted sum over `denominator` is the loss.
 
     Args:
         segments_BT: segment ids (0, THINK or ANSWER), integer.
@@ -69,7 +69,7 @@ def token_weights(segments_BT: torch.Tensor, loss: Loss, progress: float) -> tor
     return think * _share(segments_BT == THINK) + answer * _share(segments_BT == ANSWER)
 
 
-def items(segments_BT: torch.Tensor, loss: Loss) -> torch.Tensor:
+def denominator(segments_BT: torch.Tensor, loss: Loss) -> torch.Tensor:
     """What the sum of weighted cross-entropies is divided by: trained tokens for `token_mean`, sequences otherwise."""
     trained_BT = segments_BT != 0
     return trained_BT.sum() if loss == "token_mean" else trained_BT.any(dim=1).sum()

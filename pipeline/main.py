@@ -11,6 +11,7 @@ from eval.environment import prepare_environment, quieten
 from pipeline.checkpoint import preemption
 from pipeline.checkpoint.manifest import disk_full, is_full
 from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.launch import is_first_rank
 from pipeline.recipe.file import load
 from pipeline.recipe.problem import Problem, RecipeError
 from pipeline.recipe.schema import Recipe
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
             from pipeline import stages
 
             folder = RunFolder(Path("runs") / recipe.name)
-            stages.advance(recipe, folder, environment, options.fresh, options.allow_changed)
+            stages.run_next_step(recipe, folder, environment, options.fresh, options.allow_changed)
     except RecipeError as error:
         _print_problems(error.problems, options.json)
         return 2
@@ -70,10 +71,10 @@ class _PrintSchema(argparse.Action):
 
 
 def _check(recipe: Recipe, first: int | None, as_json: bool) -> None:
-    from pipeline.check.check import check, describe
+    from pipeline.check.check import check_recipe, describe
 
     root = Path("runs") / recipe.name
-    plans = check(recipe, root, sys.stderr if as_json else sys.stdout, first)
+    plans = check_recipe(recipe, root, sys.stderr if as_json else sys.stdout, first)
     if not as_json:
         rows = f"the first {first} rows of each data set were read" if first else "every row was read"
         print(f"{recipe.name}: no problem found; {rows}")
@@ -81,7 +82,7 @@ def _check(recipe: Recipe, first: int | None, as_json: bool) -> None:
 
 
 def _print_problems(problems: list[Problem], as_json: bool) -> None:
-    if int(os.environ.get("RANK", "0")):
+    if not is_first_rank():
         return
     here = f"{Path.cwd()}/"
     for problem in problems:

@@ -7,24 +7,24 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline.checkpoint.trainer import ResumableTrainer
 from pipeline.data.prepare import held_out, sft_rows
-from pipeline.handoff import Finished, adapter_settings, save_model
-from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
+from pipeline.handoff import StageResult, adapter_settings, save_model
+from pipeline.loss import ANSWER, THINK, denominator, think_weight, token_weights
 from pipeline.progress import show_progress
-from pipeline.recipe.problem import mistakes
+from pipeline.recipe.problem import as_recipe_error
 from pipeline.recipe.schema import Loss, Recipe, SegmentLoss, SftStage
 from pipeline.recipe.trainer_arguments import sft_arguments
 
 
-def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> Finished:
+def run(recipe: Recipe, stage: SftStage, model_in: str, out: Path, title: str) -> StageResult:
     """Train `model_in` (a folder or a hub id) on the stage's rows; save a full checkpoint to `out/model`.
 
     `title` heads the progress bar.
     """
-    with mistakes(recipe.name, f"{stage.name}_inputs"):
-        args, chat = sft_arguments(recipe, stage, model_in, out), Chat(model_in, recipe.revision_of(model_in))
+    with as_recipe_error(recipe.name, f"{stage.name}_inputs"):
+        args, chat = sft_arguments(recipe, stage, model_in, out), ChatFormat(model_in, recipe.revision_of(model_in))
         with args.main_process_first(desc="rows"):  # the others take them from its cache
             rows = sft_rows(recipe.data[stage.data], chat, args.max_length, held_out(recipe, stage))
             eval_rows = sft_rows(recipe.data[stage.eval_data], chat, args.max_length) if stage.eval_data else None
@@ -59,7 +59,7 @@ class SegmentTrainer(ResumableTrainer, SFTTrainer):
 
     data_collator: Any
 
-    def __init__(self, *args: Any, chat: Chat, loss: Loss, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, chat: ChatFormat, loss: Loss, **kwargs: Any) -> None:
         super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.loss = loss
         self.data_collator = SegmentCollator(self.data_collator, chat)
@@ -70,7 +70,9 @@ class SegmentTrainer(ResumableTrainer, SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         if not batch_samples:
             return None
-        local = torch.stack([items(batch["segments"][:, 1:], self.loss) for batch in batch_samples]).sum().to(device)
+        local = (
+            torch.stack([denominator(batch["segments"][:, 1:], self.loss) for batch in batch_samples]).sum().to(device)
+        )
         return self.accelerator.gather(local).sum()
 
     def compute_loss(
@@ -95,7 +97,7 @@ class SegmentTrainer(ResumableTrainer, SFTTrainer):
             return outputs
 
         if num_items_in_batch is None:  # evaluation: this rank's mean, of which Trainer takes the mean
-            num_items_in_batch = items(segments_BT, self.loss) * self.accelerator.num_processes
+            num_items_in_batch = denominator(segments_BT, self.loss) * self.accelerator.num_processes
         loss = super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
         if calls != 1:
             raise RuntimeError(f"{_BROKEN_CONTRACT}: it called the model it was given {calls} times, not once")
@@ -151,7 +153,7 @@ class SegmentCollator:
     disagree with what is trained. Each contiguous run of trained tokens is one response.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], chat: Chat) -> None:
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], chat: ChatFormat) -> None:
         self.collator, self.chat = collator, chat
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .accuracy import Verdict, verdicts
-from .contract import RewardError, checked
+from .contract import RewardError, enforce_contract
 from .dry_run import call
 from .grading import algebra
 from .grading.verify import Kind, Question, verify_all
@@ -42,9 +42,8 @@ def main(arguments: list[str]) -> int:
     score.add_argument("--bare", action="store_true", help="a completion is an answer alone, without tags")
     options = parser.parse_args(arguments)
     try:
-        reward = checked(
-            load_reward(options.reward, dict(map(_argument, options.argument)), Path()), bound=float("inf")
-        )
+        loaded = load_reward(options.reward, dict(map(_argument, options.argument)), Path())
+        reward = enforce_contract(loaded, max_abs=float("inf"))
         with options.completions.open("rb") as lines, options.out.open("w", encoding="utf-8") as out:
             counts, total = Counter[str](), 0.0
             while chunk := list(islice(lines, _CHUNK)):

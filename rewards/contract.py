@@ -3,6 +3,7 @@
 TRL 1.16 trains on the keys of a dict, on infinities and on nothing at all when every value is None, without an error.
 """
 
+import dis
 import functools
 import inspect
 import math
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 OnError = Literal["fail", "zero"]
+Reward = Callable[..., Any]
 CEILING = 10  # calls in a row that `zero` forgives (our choice)
 
 
@@ -19,19 +21,66 @@ class RewardError(RuntimeError):
     """A reward function broke its contract; the message has its name, the row and what is wrong."""
 
 
-def checked(function: Callable[..., Any], bound: float, on_error: OnError = "fail") -> Callable[..., Any]:
+# --- what a reward says of itself -------------------------------------------------------------------------------------
+
+
+def form_alone(function: Reward) -> Reward:
+    """Mark a reward that is meant to pay a wrong answer as much as a right one, such as `format`."""
+    function.form_alone = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_form_alone(function: Reward) -> bool:
+    """Whether the reward was marked by `form_alone`."""
+    return bool(getattr(_implementation(function), "form_alone", False))
+
+
+def takes(function: Reward, column: str) -> bool:
+    """Whether the reward reads `column`: it names it as a parameter, or does anything with its `**columns`.
+
+    True where nothing can be known, of what is no Python function.
+    """
+    function = _implementation(function)
+    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
+    if code is None:
+        return True
+    count = code.co_argcount + code.co_kwonlyargcount
+    if column in code.co_varnames[:count]:
+        return True
+    if not code.co_flags & inspect.CO_VARKEYWORDS:
+        return False
+    rest = code.co_varnames[count + bool(code.co_flags & inspect.CO_VARARGS)]
+    reads = (step.argval for step in dis.get_instructions(code) if step.opname.startswith("LOAD_"))
+    return any(rest in (names if isinstance(names, tuple) else (names,)) for names in reads)
+
+
+def is_async(function: Reward) -> bool:
+    """Whether a call of `function` must be awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _implementation(function: Reward) -> Reward:
+    """The function below wrappers that say what they wrap, and below bound arguments."""
+    function = inspect.unwrap(function)
+    return _implementation(function.func) if isinstance(function, functools.partial) else function
+
+
+# --- what it returns --------------------------------------------------------------------------------------------------
+
+
+def enforce_contract(function: Reward, max_abs: float, on_error: OnError = "fail") -> Reward:
     """`function`, sync or async as it was, whose every call returns a list of finite floats and Nones.
 
     Args:
         function: TRL's reward signature, called with keywords alone; its `__name__` stands in messages.
-        bound: the largest absolute value that is no mistake.
+        max_abs: the largest absolute value that is no mistake.
         on_error: `fail` raises; `zero` puts 0 for the values concerned, says so on stderr, and fails when that
             happens in `CEILING` calls in a row.
 
     Raises (when called):
         RewardError: the function raised, or returned something else.
     """
-    guard = _Guard(function, bound, on_error)
+    guard = _Guard(function, max_abs, on_error)
 
     if is_async(function):
 
@@ -48,11 +97,6 @@ def checked(function: Callable[..., Any], bound: float, on_error: OnError = "fai
     return wrapper
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call of `function` must be awaited."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
 def _result(coroutine: Coroutine[Any, Any, list[float | None]]) -> list[float | None]:
     """The value of a coroutine that waits for nothing."""
     try:
@@ -63,8 +107,8 @@ def _result(coroutine: Coroutine[Any, Any, list[float | None]]) -> list[float | 
 
 
 class _Guard:
-    def __init__(self, function: Callable[..., Any], bound: float, on_error: OnError) -> None:
-        self.function, self.bound, self.on_error = function, bound, on_error
+    def __init__(self, function: Reward, max_abs: float, on_error: OnError) -> None:
+        self.function, self.max_abs, self.on_error = function, max_abs, on_error
         self.name = getattr(function, "__name__", type(function).__name__)
         self.forgiven = 0  # calls in a row
 
@@ -82,7 +126,9 @@ class _Guard:
             self._forgive(f"{self._at(columns, index)}: {problem} ({len(problems)} of {count} values)")
         else:
             self.forgiven = 0
-        return [0.0 if index in problems else _plain(value) for index, value in enumerate(values)]
+        return [
+            0.0 if index in problems else None if value is None else float(value) for index, value in enumerate(values)
+        ]
 
     async def _invoke(self, columns: dict[str, Any]) -> Any:
         returned = self.function(**columns)
@@ -110,8 +156,8 @@ class _Guard:
             return f"{value!r:.60} is no number"
         if not math.isfinite(number):
             return f"{value!r:.60} is no finite number"
-        if abs(number) > self.bound:
-            return f"{number:g} is outside the bound of {self.bound:g}; give the reward a wider `bound` if it is meant"
+        if abs(number) > self.max_abs:
+            return f"{number:g} is beyond max_abs {self.max_abs:g}; give the reward a larger `max_abs` if it is meant"
         return None
 
     def _at(self, columns: dict[str, Any], index: int) -> str:
@@ -127,8 +173,8 @@ class _Guard:
             try:
                 await self._invoke(_row(columns, index, count))
             except Exception as alone:
-                return f"{self._at(columns, index)}: raised {told(alone)}"
-        return f"reward {self.name!r}: raised {told(error)}, with these {count} completions together"
+                return f"{self._at(columns, index)}: raised {describe(alone)}"
+        return f"reward {self.name!r}: raised {describe(error)}, with these {count} completions together"
 
     def _forgive(self, message: str, error: Exception | None = None) -> None:
         self.forgiven += 1
@@ -141,10 +187,6 @@ class _Guard:
         print(f"WARNING {message}; counted as 0 (on_error: zero)", file=sys.stderr, flush=True)
 
 
-def _plain(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _row(columns: dict[str, Any], index: int, count: int) -> dict[str, Any]:
     """The arguments of a call with the completion at `index` alone."""
     return {
@@ -153,7 +195,7 @@ def _row(columns: dict[str, Any], index: int, count: int) -> dict[str, Any]:
     }
 
 
-def told(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """What was raised, and where, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError):

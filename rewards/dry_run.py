@@ -9,8 +9,8 @@ from string import ascii_uppercase
 from types import SimpleNamespace
 from typing import Any
 
-from .contract import is_async
-from .grading.normalize import plain
+from .contract import is_async, is_form_alone
+from .grading.normalize import normalize
 from .grading.quantity import quantity
 from .grading.verify import Kind, kind_of
 from .response import render
@@ -19,28 +19,31 @@ COMPLETIONS = ("right", "wrong", "malformed", "empty")
 
 
 @dataclass(frozen=True)
-class Trial:
+class DryRun:
     """The mean value that a reward gave each kind of completion; None where it gave None for all rows."""
 
     name: str
     paid: Mapping[str, float | None]  # by COMPLETIONS
+    form_alone: bool = False  # meant to pay a wrong answer as much as a right one
 
     def warning(self) -> str | None:
         """Why this reward teaches something else than right answers, if it does."""
         right = self.paid["right"]
         if right is None:
             return "gives no value, even for right answers"
+        if self.form_alone:
+            return None
         as_much = [kind for kind in ("wrong", "malformed") if (self.paid[kind] or 0.0) >= right]
         return (
             f"pays {' and '.join(f'a {kind}' for kind in as_much)} answer as much as a right one" if as_much else None
         )
 
 
-def try_reward(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) -> Trial:
+def dry_run(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) -> DryRun:
     """Call `function` as the trainer would, on four completions of each row.
 
     Args:
-        function: a reward under `rewards.contract.checked`.
+        function: a reward under `rewards.contract.enforce_contract`.
         rows: canonical rows (`answer`, and whatever else the data has), at least one.
 
     Raises:
@@ -52,7 +55,7 @@ def try_reward(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) 
         values = call(function, texts, rows)
         known = [value for value in values if value is not None]
         paid[kind] = math.fsum(known) / len(known) if known else None
-    return Trial(function.__name__, paid)
+    return DryRun(function.__name__, paid, is_form_alone(function))
 
 
 def call(function: Callable[..., Any], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
@@ -90,9 +93,9 @@ def _other(gold: str, kind: Kind | None, choices: Sequence[str] | None) -> str:
     """An answer of the reference's kind that is surely wrong."""
     if (kind or kind_of(gold, choices)) == "choice":
         letters = ascii_uppercase[: len(choices or "ABCD")]
-        texts = [plain(choice).casefold() for choice in choices or ()]
-        text = plain(gold)
+        texts = [normalize(choice).casefold() for choice in choices or ()]
+        text = normalize(gold)
         right = letters[texts.index(text.casefold())] if text.casefold() in texts else text.strip("() ").upper()
         return next(letter for letter in letters if letter != right)
-    number = quantity(plain(gold))
+    number = quantity(normalize(gold))
     return str(int(number.value) + 17) if number else "something else entirely"

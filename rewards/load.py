@@ -13,7 +13,7 @@ from typing import Any
 
 from .accuracy import accuracy
 from .brevity import brevity
-from .contract import told
+from .contract import describe
 from .format import format
 from .overlong import overlong
 from .repetition import repetition
@@ -21,7 +21,6 @@ from .repetition import repetition
 SHIPPED: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (accuracy, format, brevity, overlong, repetition)
 }
-FORM_ALONE = {"format", "overlong", "repetition"}  # pay a wrong answer as much as a right one, and are meant to
 
 
 def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[..., Any]:
@@ -45,12 +44,6 @@ def load_reward(use: str, arguments: dict[str, Any], folder: Path) -> Callable[.
     return bound
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the nearest of the `known` words, or an empty string when none is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
-
-
 def _find(use: str, folder: Path) -> Any:
     if use in SHIPPED:
         return SHIPPED[use]
@@ -60,11 +53,11 @@ def _find(use: str, folder: Path) -> Any:
     module, _, name = use.rpartition(".")
     if not module:
         known = f"Known: {', '.join(SHIPPED)}; yours: file.py:function or package.module.function."
-        raise ValueError(f"unknown reward {use!r}. {known} {did_you_mean(use, SHIPPED)}".rstrip())
+        raise ValueError(f"unknown reward {use!r}. {known}{_hint(use, SHIPPED)}")
     try:
         return _attribute(importlib.import_module(module), name, use)
     except Exception as error:  # whatever the user's module does when it is imported
-        raise ValueError(f"reward {use!r}: {told(error)}") from error
+        raise ValueError(f"reward {use!r}: {describe(error)}") from error
 
 
 def _import_file(path: Path, use: str) -> ModuleType:
@@ -78,15 +71,19 @@ def _import_file(path: Path, use: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file does when it is run
-        raise ValueError(f"reward {use!r}: {told(error)}") from error
+        raise ValueError(f"reward {use!r}: {describe(error)}") from error
     return module
 
 
 def _attribute(module: ModuleType, name: str, use: str) -> Any:
     if not hasattr(module, name):
-        hint = did_you_mean(name, vars(module))
-        raise ValueError(f"reward {use!r}: {module.__name__} has no {name!r}. {hint}".rstrip())
+        raise ValueError(f"reward {use!r}: {module.__name__} has no {name!r}.{_hint(name, vars(module))}")
     return getattr(module, name)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _check_signature(use: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
@@ -94,4 +91,6 @@ def _check_signature(use: str, function: Callable[..., Any], arguments: dict[str
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         raise ValueError(f"reward {use!r} must accept **kwargs: TRL hands it every column of the data set")
     if unknown := [name for name in arguments if name not in parameters]:
-        raise ValueError(f"reward {use!r} takes no argument {unknown[0]!r}. It takes: {', '.join(parameters)}")
+        renamed = "; `bound` is `max_abs` now" if unknown[0] == "bound" else ""
+        taken = ", ".join(parameters)
+        raise ValueError(f"reward {use!r} takes no argument {unknown[0]!r}. It takes: {taken}{renamed}")

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .contract import form_alone
 
+
+@form_alone
 def overlong(completion_ids: Sequence[Sequence[int]], budget: int, margin: int, **_: Any) -> list[float]:
     """`r = 0` up to `budget - margin` tokens, then linear down to `-1` at `budget`, and `-1` beyond it.
 

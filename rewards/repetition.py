@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .contract import form_alone
 
+
+@form_alone
 def repetition(completion_ids: Sequence[Sequence[int]], ngram: int = 20, **_: Any) -> list[float]:
     """`r = -(1 - u / m)`, with m the n-grams of `ngram` tokens in the completion and u the different ones among them.
 

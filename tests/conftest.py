@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model` (Qwen2.5-VL, untrained) and the parquet files `read`, `sft`, `rl` and `heldout`."""
+    """A folder with `model` (Qwen2.5-VL, untrained) and the parquet files `pretrain`, `sft`, `rl` and `heldout`."""
     out = tmp_path_factory.mktemp("demo") / "assets"
     spec = importlib.util.spec_from_file_location("demo_build", ROOT / "recipes" / "demo" / "build.py")
     assert spec is not None
@@ -23,7 +23,7 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     # Two questions for GRPO, so that each step asks about the same images as the one before.
-    build.build(out, seed=0, sizes=build.Sizes(read=64, sft=64, rl=2, heldout=12))
+    build.build(out, seed=0, sizes=build.Sizes(pretrain=64, sft=64, rl=2, heldout=12))
     return out
 
 

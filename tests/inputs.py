@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from pipeline.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "sft", "scale", "ablation")]
+BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "arm", "ablation")]
 RECIPES = [path for folder in ("", "controls", "paper") for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))]
 RECIPES += BENCHMARK
 

@@ -26,13 +26,14 @@ from steps import grpo_stage
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import prompt
 from eval.decode import vision_token_ids
-from pipeline.grpo import DIFFERENCE, RolloutTrainer
 from pipeline.handoff import adapter_settings, save_model
 from pipeline.recipe.schema import Lora
 from pipeline.recipe.trainer_arguments import sampling_settings
+from pipeline.rollout.alarms import DIFFERENCE
+from pipeline.rollout.trainer import RolloutTrainer
 
 STEPS = 3
 
@@ -51,7 +52,7 @@ class Case:
     save: str | None = None
 
 
-def probes(chat: Chat) -> list[tuple[str, list[Image.Image]]]:
+def probes(chat: ChatFormat) -> list[tuple[str, list[Image.Image]]]:
     """Prompts, for a VLM with an image: of different sizes, one of them also seen in training."""
     images = [Image.new("RGB", (60, 60), (0, 90, 10)), Image.new("RGB", (110, 60), (200, 30, 90))]
     return [
@@ -67,7 +68,7 @@ def contrast(completions: Any, **_: Any) -> list[float]:
 
 def trainer(case: Case, out: Path) -> RolloutTrainer:
     """A trainer of four questions, asked again at each step, with their images if the model sees any."""
-    chat = Chat(case.model)
+    chat = ChatFormat(case.model)
     rows: dict[str, Any] = {"prompt": [prompt(f"What is {number} plus 2?") for number in range(4)]}
     if chat.is_vlm:
         rows["images"] = [[Image.new("RGB", (60 + 20 * number, 60), (number * 60, 90, 10))] for number in range(4)]

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, TrainerCallback
 from trl import SFTConfig
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import prompt
 from pipeline.recipe.schema import GrpoStage, Loss, Reward, SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
@@ -51,7 +51,7 @@ def dataset(rows: Sequence[int], vlm: bool) -> Dataset:
 
 def trainer(
     model: Any,
-    chat: Chat,
+    chat: ChatFormat,
     out: Path,
     batch: int,
     accumulation: int,
@@ -120,12 +120,12 @@ def log_prob_gradient(of: SegmentTrainer, rows: Sequence[int]) -> tuple[torch.Te
 
 
 def load(folder: str, dtype: torch.dtype) -> Any:
-    auto = AutoModelForImageTextToText if Chat(folder).is_vlm else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if ChatFormat(folder).is_vlm else AutoModelForCausalLM
     return auto.from_pretrained(folder, dtype=dtype)
 
 
 def reference(
-    model: Any, chat: Chat, steps: Sequence[Sequence[int]], loss: Loss = SCALE, max_length: int | None = None
+    model: Any, chat: ChatFormat, steps: Sequence[Sequence[int]], loss: Loss = SCALE, max_length: int | None = None
 ) -> list[float]:
     """Train `model` in place, each step on the rows it names; returns the losses.
 
@@ -156,7 +156,7 @@ def _mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def _sequence(
-    model: Any, chat: Chat, example: dict[str, Any], max_length: int | None
+    model: Any, chat: ChatFormat, example: dict[str, Any], max_length: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cross-entropies of one sequence's think and answer tokens."""
     prompt_text, completion = chat.training_texts(
@@ -180,7 +180,7 @@ def _sequence(
     return trained[think], trained[~think]
 
 
-def _encode(chat: Chat, text: str, images: list[Image.Image]) -> Any:
+def _encode(chat: ChatFormat, text: str, images: list[Image.Image]) -> Any:
     if images:
         return chat.processor(text=[text], images=[images], add_special_tokens=False, return_tensors="pt")
     return chat.tokenizer([text], add_special_tokens=False, return_tensors="pt")
@@ -247,7 +247,7 @@ def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | No
     settings: dict[str, Any] = {"use_cpu": bool(os.environ.get("ACCELERATE_USE_CPU"))}
     if kill is not None:
         settings |= {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 3}
-    trained = trainer(folder, Chat(folder), out / "checkpoints", batch, accumulation, **settings)
+    trained = trainer(folder, ChatFormat(folder), out / "checkpoints", batch, accumulation, **settings)
     if kill:
         trained.add_callback(_Killed(kill))
     trained.train_on()

@@ -2,6 +2,8 @@
 
 import ast
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -18,7 +20,6 @@ from pipeline.recipe.schema import NamedLoss, ThinkWeight
 
 FOLDERS = ("pipeline", "rewards", "eval")
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
-CONTROLS = sorted((ROOT / "recipes" / "controls").glob("*.yaml"))
 
 
 def _imported(path: Path) -> set[str]:
@@ -66,25 +67,30 @@ def test_every_value_says_where_it_comes_from(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "llava-v1.6-mistral-7b", "gemma-3-4b"])
 def test_the_papers_arms_differ_in_the_loss_and_in_what_follows_alone(name: str) -> None:
-    """The longest is `full.yaml` for Qwen2.5-VL."""
-    paths = [ROOT / "recipes" / "paper" / f"{name}-{arm}.yaml" for arm in ("sft", "scale", "scale-grpo")]
-    both = paths[2] if paths[2].exists() else ROOT / "recipes" / "full.yaml"
-    plain, scale, whole = (load(path, []).model_dump() for path in (*paths[:2], both))
-    assert whole["stages"][0] == scale["stages"][0]
-    assert plain["stages"][0].pop("loss") == "token_mean"
-    scale["stages"][0].pop("loss")
-    assert {**plain, "name": ""} == {**scale, "name": ""}
-    assert (whole["model"], whole["data"]["cold"]) == (scale["model"], scale["data"]["cold"])
+    """The longest is `full.yaml` for Qwen2.5-VL; ordinary SFT is an override that the file names."""
+    scale, whole = (ROOT / "recipes" / "paper" / f"{name}-{arm}.yaml" for arm in ("scale", "scale-grpo"))
+    [ordinary] = re.findall(r"^# Ordinary SFT.*: (sft\.loss=token_mean name=\S+)$", scale.read_text(), re.M)
+    both = whole if whole.exists() else ROOT / "recipes" / "full.yaml"
+    plain, shaped, longest = (
+        load(path, overrides).model_dump() for path, overrides in ((scale, ordinary.split()), (scale, []), (both, []))
+    )
+    assert longest["stages"][0] == shaped["stages"][0]
+    assert (longest["model"], longest["data"]["cold"]) == (shaped["model"], shaped["data"]["cold"])
+    assert plain["stages"][0]["loss"] == "token_mean"
+    assert isinstance(shaped["stages"][0]["loss"], dict)
+    assert plain["name"] == f"{name}-sft"
 
 
 def test_controls_differ_in_their_loss_alone_and_use_every_schedule() -> None:
-    recipes = [load(path, []).model_dump() for path in [ROOT / "recipes" / "demo.yaml", *CONTROLS]]
-    losses = [recipe["stages"][1].pop("loss") for recipe in recipes]
-    demo, *controls = recipes
-    for recipe in controls:
-        assert {**recipe, "name": ""} == {**controls[0], "name": ""}
-    [demo_read, demo_sft, _], [read, sft] = demo["stages"], controls[0]["stages"]
-    assert read == demo_read
+    path = ROOT / "recipes" / "controls" / "loss.yaml"
+    overrides = [shlex.split(line[1:]) for line in path.read_text().splitlines() if line.startswith("#   name=")]
+    assert all(len(each) == 2 and each[1].startswith("sft.loss=") for each in overrides)
+    recipes = [load(ROOT / "recipes" / "demo.yaml", []), *(load(path, each) for each in [[], *overrides])]
+    demo, *controls = (recipe.model_dump() for recipe in recipes)
+    losses = [recipe["stages"][1]["loss"] for recipe in (demo, *controls)]
+    assert len({recipe["name"] for recipe in controls}) == len(controls) == 7
+    [pretrain, sft], [demo_pretrain, demo_sft, _] = controls[0]["stages"], demo["stages"]
+    assert pretrain == demo_pretrain
     assert sft["trainer"].items() >= demo_sft["trainer"].items()
     named = {loss if isinstance(loss, str) else loss["think_weight"]["schedule"] for loss in losses}
     assert named == {*get_args(NamedLoss), *get_args(ThinkWeight.model_fields["schedule"].annotation)}

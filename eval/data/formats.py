@@ -1,35 +1,40 @@
-"""The formats that data comes in, each as a function from one row of it to the canonical one (`eval.data.rows`)."""
+"""The formats that data comes in: one function each, from a row of the data to the canonical row (`eval.data.rows`)."""
 
 import re
 from collections.abc import Callable, Mapping
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eval.data.images import BadRow
 from rewards.response import Response, parse
 
-Format = Literal["rows", "messages", "vision_r1", "scienceqa", "iconqa", "gsm8k", "math"]
 Values = Mapping[str, Any]
 Row = dict[str, Any]
+Reader = Callable[[Values], Row]
 
-# The columns that each format needs, of every `|` one.
-REQUIRED: dict[Format, tuple[str, ...]] = {
-    "rows": ("question|problem", "answer"),
-    "messages": ("messages|prompt",),
-    "vision_r1": ("conversations",),
-    "scienceqa": ("question", "choices", "answer"),
-    "iconqa": ("question", "ques_type", "answer|answers"),
-    "gsm8k": ("question", "answer"),
-    "math": ("problem", "solution"),
-}
-
+READERS: dict[str, Reader] = {}  # by the name of the format, which is the function's
+REQUIRED: dict[str, tuple[str, ...]] = {}  # the columns that each format needs, of every `|` one
 # Columns that the canonical row replaces; others stay beside it, for rewards that read them.
-REPLACED = {"id", "question", "problem", "image", "images", "answer", "answers", "think", "kind", "choices", "hint"}
-REPLACED |= {"conversations", "messages", "prompt", "completion", "question_id", "ques_type", "query_image"}
-REPLACED |= {f"choice_image_{number}" for number in range(26)}
+REPLACED = {"id", "question", "problem", "image", "images", "answer", "answers", "think", "kind", "choices"}
 
 
-def canonical(format: Format, values: Values, index: int) -> Row:
+def reads(*needed: str, also: str = "") -> Callable[[Reader], Reader]:
+    """Make the function below a format.
+
+    Args:
+        needed: columns that a data set must have; of `a|b`, one.
+        also: further columns that it reads, which rewards need not see.
+    """
+
+    def register(reader: Reader) -> Reader:
+        READERS[reader.__name__], REQUIRED[reader.__name__] = reader, needed
+        REPLACED.update(also.split())
+        return reader
+
+    return register
+
+
+def canonical(format: str, values: Values, index: int) -> Row:
     """One row: `id`, `question`, `images` (as named in the data), `answer`, `think`, `kind`, `choices`.
 
     Raises:
@@ -39,7 +44,7 @@ def canonical(format: Format, values: Values, index: int) -> Row:
         "id": str(_first(values, "id", "question_id", "unique_id", otherwise=index)),
         "images": _image_list(values),
     }
-    row |= {"think": None, "kind": None, "choices": None} | _FORMATS[format](values)
+    row |= {"think": None, "kind": None, "choices": None} | READERS[format](values)
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise BadRow("empty_question", "the question is empty")
     for name in ("think", "kind"):
@@ -51,7 +56,8 @@ def canonical(format: Format, values: Values, index: int) -> Row:
     return row
 
 
-def _row(values: Values) -> Row:
+@reads("question|problem", "answer")
+def rows(values: Values) -> Row:
     """The canonical form itself; all but `question` and `answer` may be absent. geometry3k says `problem`."""
     choices, answer = values.get("choices") or None, _text(values.get("answer"))
     if choices and re.fullmatch(r"[A-Z]", answer) and answer not in choices:
@@ -65,7 +71,8 @@ def _row(values: Values) -> Row:
     }
 
 
-def _messages(values: Values) -> Row:
+@reads("messages|prompt", also="messages prompt completion")
+def messages(values: Values) -> Row:
     """TRL's conversational rows: `messages`, or `prompt` and `completion`; for RL a `prompt` beside an `answer`.
 
     One question and one response; a system message makes room for the grammar's own.
@@ -85,7 +92,8 @@ def _messages(values: Values) -> Row:
     return row
 
 
-def _vision_r1(values: Values) -> Row:
+@reads("conversations", also="conversations")
+def vision_r1(values: Values) -> Row:
     """Osilly/Vision-R1-cold: both of its files, with their different roles and image columns.
 
     The question's `<image>` marker and the answer's "Final Answer:" forms are removed.
@@ -96,7 +104,8 @@ def _vision_r1(values: Values) -> Row:
     return row | {"question": _without_markers(_text(_first(turns, "user", "human", otherwise="")))}
 
 
-def _scienceqa(values: Values) -> Row:
+@reads("question", "choices", "answer", also="hint")
+def scienceqa(values: Values) -> Row:
     """lmms-lab's ScienceQA: the hint as context, lettered options, the answer's index as its letter."""
     context = f"Context: {values['hint']}\n" if values.get("hint") else ""
     choices = values["choices"]
@@ -108,7 +117,11 @@ def _scienceqa(values: Values) -> Row:
     }
 
 
-def _iconqa(values: Values) -> Row:
+_CHOICE_IMAGES = [f"choice_image_{number}" for number in range(26)]
+
+
+@reads("question", "ques_type", "answer|answers", also=f"question_id ques_type query_image {' '.join(_CHOICE_IMAGES)}")
+def iconqa(values: Values) -> Row:
     """lmms-lab's IconQA: options in words (`choose_txt`) or images (`choose_img`), or none (`fill_in_blank`)."""
     answer = _text(_first(values, "answer", "answers", otherwise=""))
     images = [values["query_image"]] if values.get("query_image") else []
@@ -118,7 +131,7 @@ def _iconqa(values: Values) -> Row:
         case "choose_txt":
             choices = _options(values.get("choices"), answer)
         case "choose_img":
-            pictures = [values.get(f"choice_image_{number}") for number in range(26)]
+            pictures = [values.get(name) for name in _CHOICE_IMAGES]
             shown = [picture for picture in pictures if picture]
             choices = [f"image {len(images) + number + 1}" for number in range(len(shown))]
             images = [*images, *shown]
@@ -135,7 +148,8 @@ def _iconqa(values: Values) -> Row:
     }
 
 
-def _gsm8k(values: Values) -> Row:
+@reads("question", "answer")
+def gsm8k(values: Values) -> Row:
     """openai/gsm8k: a solution with `<<48/2=24>>` for a calculator, and the answer after `####`."""
     solution, mark, answer = _text(values["answer"]).rpartition("####")
     if not mark:
@@ -144,22 +158,18 @@ def _gsm8k(values: Values) -> Row:
     return {"question": values["question"], "think": thought, "answer": answer.strip(), "kind": "number"}
 
 
-def _math(values: Values) -> Row:
+@reads("problem", "solution")
+def math(values: Values) -> Row:
     """MATH and MATH-500: a solution whose last `\\boxed{}` is the answer; MATH-500 has it in a column too."""
     solution = _text(values["solution"])
     answer = _text(values.get("answer")) or _last_box(solution)
     return {"question": values["problem"], "think": solution, "answer": answer}
 
 
-_FORMATS: dict[Format, Callable[[Values], Row]] = {
-    "rows": _row,
-    "messages": _messages,
-    "vision_r1": _vision_r1,
-    "scienceqa": _scienceqa,
-    "iconqa": _iconqa,
-    "gsm8k": _gsm8k,
-    "math": _math,
-}
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(READERS)]
 
 
 # --- parts of a row ---------------------------------------------------------------------------------------------------

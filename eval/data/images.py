@@ -47,8 +47,8 @@ def located(item: Any, roots: list[Path]) -> Image:
     return {"bytes": None, "path": whole}
 
 
-def check(image: Image) -> str:
-    """Decode all of it; the digest of its file.
+def verify_image(image: Image) -> str:
+    """Decode all of it; returns the digest of its file.
 
     Raises:
         BadRow: its file is missing, is no image, is cut short, or is larger than we would decode.
@@ -86,7 +86,7 @@ def check(image: Image) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def size(image: Image) -> tuple[int, int]:
+def image_size(image: Image) -> tuple[int, int]:
     """Height and width of an undecoded image, as it will stand after its orientation tag is followed."""
     from PIL import ExifTags
     from PIL import Image as PILImage
@@ -113,6 +113,6 @@ def _is_cut_short(content: bytes) -> bool:
     return content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"))
 
 
-def digest(image: Any) -> str:
+def pixels_digest(image: Any) -> str:
     """Names a decoded image by its size and pixels."""
     return hashlib.sha256(repr(image.size).encode() + image.convert("RGB").tobytes()).hexdigest()[:16]

@@ -4,20 +4,19 @@ A canonical row has `id`, `question`, `answer`, and, where the data has them, `i
 `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from eval.data import formats, images
 from eval.data.formats import REPLACED, REQUIRED, Format, canonical
 from eval.data.images import BadRow, located
-from eval.files import sha256
+from eval.files import cache_key, sha256
 from rewards import response
 from rewards.response import SYSTEM_PROMPT
 
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
 PEEKED = 1000  # rows from which the types of a JSON file's own columns are taken
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where rows come from: the same settings for training data and evaluation tasks."""
+class Source(BaseModel):
+    """Where rows come from: the settings that training data (`pipeline.recipe.schema.Data`) and tasks share."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     path: str  # a folder, a .jsonl, .json or .parquet file, or a hub id
     format: Format = "rows"
@@ -37,8 +37,21 @@ class Source:
     revision: str | None = None
     file: str | None = None  # one file of the folder or of the hub's repository
     images: str | None = None  # the folder that image paths in the rows are relative to
-    config: str | None = None  # the hub data set's configuration
-    columns: dict[str, str] = field(default_factory=dict)  # the format's name of a column: the data's own
+    columns: dict[str, str] = {}  # the format's name of a column: the data's own
+
+    @property
+    def configuration(self) -> str | None:
+        """Of a hub data set that has several: a recipe's `name`, a task's `config` (its `name` is its own)."""
+        return None
+
+    @property
+    def place(self) -> str:
+        """Where the rows stand, for messages."""
+        return f"{self.path}/{self.file}" if self.file else self.path
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides which rows are read, and how."""
+        return self.model_dump(include={*Source.model_fields}) | {"configuration": self.configuration}
 
 
 def read(source: Source, first: int | None = None) -> "datasets.Dataset":
@@ -55,6 +68,8 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
 
     if source.images and not Path(source.images).is_dir():
         raise ValueError(f"{source.images}: no folder of images; it is relative to the recipe or task that names it")
+    if source.configuration and (source.file or Path(source.path).is_file()):
+        raise ValueError(f"{source.place}: a file has no configuration {source.configuration!r}; leave it out")
     source = _with_file(source)
     files = _json_files(source)
     try:
@@ -105,7 +120,7 @@ def _with_file(source: Source) -> Source:
         except OSError as error:
             why = str(error).splitlines()[0]
             raise ValueError(f"{source.path}: no such folder, and no file {source.file} on the hub: {why}") from None
-    return replace(source, path=str(path), file=None, images=source.images or str(path.parent))
+    return source.model_copy(update={"path": str(path), "file": None, "images": source.images or str(path.parent)})
 
 
 def features() -> dict[str, Any]:
@@ -164,15 +179,7 @@ def _check_columns(source: Source, found: list[str]) -> None:
         )
 
 
-def _fingerprint(*parts: Any) -> str:
-    """Names what was made of `parts` by these rules: the key under which datasets keeps it."""
-    return hashlib.sha256(json.dumps([*parts, _rules()], default=str).encode()).hexdigest()[:32]
-
-
-@cache
-def _rules() -> list[str]:
-    files = [__file__, formats.__file__, images.__file__, response.__file__]
-    return [sha256(Path(file)) for file in files]
+_CODE = [__file__, formats.__file__, images.__file__, response.__file__]  # what decides about a canonical row
 
 
 # --- tables: hub data sets, parquet, saved data sets, folders of images -----------------------------------------------
@@ -190,7 +197,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
         with_indices=True,
         remove_columns=[name for name in table.column_names if name not in extras],
         features=datasets.Features(features() | extras),
-        new_fingerprint=_fingerprint(table._fingerprint, asdict(source)),
+        new_fingerprint=cache_key([table._fingerprint, source.settings()], _CODE),
         desc="reading rows",
     )
 
@@ -225,9 +232,11 @@ def _table(source: Source, streaming: bool) -> Any:
         return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
     if (path / "state.json").is_file():
         return datasets.load_from_disk(str(path))
-    return datasets.load_dataset(
-        source.path, source.config, split=source.split, revision=source.revision, streaming=streaming
-    )
+    options = {"split": source.split, "revision": source.revision, "streaming": streaming}
+    try:
+        return datasets.load_dataset(source.path, source.configuration, **options)
+    except ValueError as error:  # its lines say what is wrong, then which configurations or splits there are
+        raise ValueError(f"{source.path}: {' '.join(str(error).split())}") from error
 
 
 # --- JSON lines and JSON arrays: read row by row, so that one bad line costs one row ----------------------------------
@@ -240,7 +249,7 @@ def _json_files(source: Source) -> list[Path]:
         if not path.is_file():
             raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
         return [path]
-    if not path.is_dir() or (path / "state.json").exists():
+    if not path.is_dir() or (path / "state.json").exists() or source.configuration:
         return []
     files = sorted(path.glob("*.jsonl"))
     if any(file.name == "metadata.jsonl" for file in files) or any(path.glob("*.parquet")):
@@ -263,7 +272,7 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
     return Dataset.from_generator(
         lambda: _json_canonical(source, _json_rows(files), extras, roots),
         features=columns,
-        fingerprint=_fingerprint([sha256(file) for file in files], asdict(source), list(map(str, roots)), extras),
+        fingerprint=cache_key([[sha256(file) for file in files], source.settings(), roots, extras], _CODE),
     )
 
 

@@ -29,7 +29,7 @@ def iconqa(docs: "datasets.Dataset") -> "datasets.Dataset":
 
 
 def doc_to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversation of `eval.chat.Chat`: the system prompt, then the images, then the question."""
+    """The conversation of `eval.chat.ChatFormat`: the system prompt, then the images, then the question."""
     turns: list[dict[str, Any]] = []
     for turn in prompt(doc["question"]):
         turns.append({"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]})

@@ -90,7 +90,8 @@ def _status(results: dict[str, Any], recipe: dict[str, Any]) -> str:
     for stage in results["stages"]:
         if stage["seconds"] is None:
             return f"running: stage {stage['name']}, step {stage['steps']:,}{now}"
-    return f"running: evaluation, {len(results['checkpoints'])} of {len(recipe['evaluate']['on'])} checkpoints{now}"
+    asked = len(recipe["evaluate"]["checkpoints"])
+    return f"running: evaluation, {len(results['checkpoints'])} of {asked} checkpoints{now}"
 
 
 # --- numbers in words -------------------------------------------------------------------------------------------------

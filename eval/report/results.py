@@ -23,7 +23,7 @@ def write_results(run: Path) -> dict[str, Any]:
     held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     recipe = held["recipe"]
     stages = [_stage(run / stage["name"], stage, held["processes"]) for stage in recipe["stages"]]
-    evaluated = recipe["evaluate"]["on"] if recipe["evaluate"] else []
+    evaluated = recipe["evaluate"]["checkpoints"] if recipe["evaluate"] else []
     checkpoints = {name: found for name in evaluated if (found := scores_in(run / "eval" / name))}
     results = {
         "name": recipe["name"],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from eval.data.images import digest
+from eval.data.images import pixels_digest
 from eval.data.rows import read
 from eval.files import json_lines
 from eval.scores import CORRECT, Line
@@ -87,12 +87,12 @@ def _thumbnails(task: str, tasks: Sequence[str], images: dict[str, list[str]]) -
         return found, None
     problem = "its data are no longer what was asked"
     try:
-        sources = {each.name: each.source() for each in map(load_task, tasks)}
+        sources = {source.name: source for source in map(load_task, tasks)}
         rows = read(sources[task])
         index = {id: number for number, id in enumerate(rows["id"])}
         for id, digests in images.items():
             if id in index and not found.keys() >= {*digests}:
-                held = {digest(image): image for image in rows[index[id]].get("images") or []}
+                held = {pixels_digest(image): image for image in rows[index[id]].get("images") or []}
                 found |= {digest: _data_uri(held[digest]) for digest in digests if digest in held}
     except (ValueError, OSError) as error:
         problem = str(error)

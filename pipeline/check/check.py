@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, TextIO
 from eval.data.rows import read
 from eval.task import load_task
 from pipeline.check.rewards import check_rewards
-from pipeline.data import prepare as rows_of
-from pipeline.data.check_rows import HeldOut, Use, examine, row_problems, shown
+from pipeline.data import prepare
+from pipeline.data.check_rows import HeldOut, RowPolicy, check_rows, row_problems, shown
+from pipeline.launch import processes, sharding, tell
 from pipeline.recipe.file import where
 from pipeline.recipe.problem import Problem, RecipeError
-from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage
 
 if TYPE_CHECKING:
-    from eval.chat import Chat
+    from eval.chat import ChatFormat
     from pipeline.check.plan import StagePlan
 
 
@@ -37,7 +38,7 @@ class Report:
             self.problems.append(Problem(place, code, str(error).splitlines()[0]))
 
 
-def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> "list[StagePlan]":
+def check_recipe(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> "list[StagePlan]":
     """Check all that the recipe names; each row that a stage uses, or the `first` of each data set.
 
     Returns what each stage will do.
@@ -72,11 +73,11 @@ def check(recipe: Recipe, root: Path, out: TextIO, first: int | None = None) -> 
     return report.plans
 
 
-def _chat(recipe: Recipe, report: Report) -> "Chat | None":
-    from eval.chat import Chat
+def _chat(recipe: Recipe, report: Report) -> "ChatFormat | None":
+    from eval.chat import ChatFormat
 
     with report.found_in(where(recipe, "model", "path"), "model"):
-        chat = Chat(recipe.model.path, recipe.model.revision)
+        chat = ChatFormat(recipe.model.path, recipe.model.revision)
         if any(stage.kind == "sft" for stage in recipe.stages):
             chat.check_template()
         return chat
@@ -84,63 +85,59 @@ def _chat(recipe: Recipe, report: Report) -> "Chat | None":
 
 
 def _check_stage(
-    recipe: Recipe, index: int, stage: SftStage | GrpoStage, chat: "Chat", report: Report, first: int | None
+    recipe: Recipe, index: int, stage: SftStage | GrpoStage, chat: "ChatFormat", report: Report, first: int | None
 ) -> None:
     from pipeline.check.plan import stage_plan
 
     held_out = HeldOut()
     with suppress(ValueError, OSError):  # what cannot be read is reported for its own sake
-        held_out = rows_of.held_out(recipe, stage, first)
+        held_out = prepare.held_out(recipe, stage, first)
     place = where(recipe, "data", stage.data, "path")
-    use = (
-        rows_of.grpo_use(stage, chat)
+    policy = (
+        prepare.grpo_policy(stage, chat)
         if stage.kind == "grpo"
-        else rows_of.sft_use(stage.trainer.get("max_length"), chat)
+        else prepare.sft_policy(stage.trainer.get("max_length"), chat)
     )
     with report.found_in(place, "data"):
         data = recipe.data[stage.data]
-        found = rows_of.examined(data, chat, use, held_out, first)
-        report.problems += rows_of.problems(found, data)
+        checked = prepare.check_data(data, chat, policy, held_out, first)
+        report.problems += prepare.problems(checked, data)
         if stage.kind == "grpo" and first is None:
-            rows_of.check_generations(data, found.rows.select(found.usable()), stage)
+            prepare.check_generations(data, checked.rows.select(checked.usable()), stage)
         if stage.kind == "sft":  # a generation of grpo's is of one kind
-            _check_pictures(found)
-        report.plans.append(stage_plan(recipe, stage, found, chat.config))
+            _check_pictures(checked)
+        report.plans.append(stage_plan(recipe, stage, checked, chat.config))
     if stage.kind == "sft" and stage.eval_data:
         data = recipe.data[stage.eval_data]
         with report.found_in(where(recipe, "data", stage.eval_data, "path"), "data"):
-            judged = rows_of.examined(data, chat, use, first=first)
-            report.problems += rows_of.problems(judged, data)
-            _check_pictures(judged)
+            checked = prepare.check_data(data, chat, policy, first=first)
+            report.problems += prepare.problems(checked, data)
+            _check_pictures(checked)
 
 
-def _check_pictures(found: rows_of.Examined) -> None:
+def _check_pictures(checked: prepare.CheckedData) -> None:
     """Sharded ranks gather and reduce a layer together: one whose rows have no image does not call the vision tower.
 
     Raises:
         ValueError: it could come to that, and the ranks would wait for each other for ever.
     """
-    pictured, cut = [bool(found.facts.pictures[index]) for index in found.usable()], sharding()
-    if cut != "none" and processes() > 1 and 0 < sum(pictured) < len(pictured):
-        message = f"{sum(pictured):,} of {len(pictured):,} rows have images; under {cut} ranks with and without would "
+    pictured, mode = [bool(checked.report.pictures[index]) for index in checked.usable()], sharding()
+    if mode != "none" and processes() > 1 and 0 < sum(pictured) < len(pictured):
+        message = f"{sum(pictured):,} of {len(pictured):,} rows have images; under {mode} ranks with and without would "
         raise ValueError(f"{message}wait for each other: use a stage for each kind, or ddp.yaml")
 
 
 def _check_task(task: str, report: Report, first: int | None) -> None:
     """Rows that cannot be asked stop the run. An answer that no response can match only lowers the score."""
     loaded = load_task(task)
-    rows = read(loaded.source(), first)
-    facts = examine(rows, None, Use(trains=False, verifies=True))
-    found = {
-        index: wrong
-        for index, each in row_problems(facts, loaded.path, HeldOut()).items()
-        if (wrong := [problem for problem in each if problem.code != "duplicate_row"])  # a benchmark is what it is
-    }
-    unusable = sum(problems[0].code == "answer_unusable" for problems in found.values())
-    rest = (problem for problems in found.values() for problem in problems if problem.code != "answer_unusable")
+    checked = check_rows(read(loaded, first), None, RowPolicy(trains=False, verifies=True))
+    problems = [problem for of_row in row_problems(checked, loaded.path, HeldOut()).values() for problem in of_row]
+    unusable = sum(problem.code == "answer_unusable" for problem in problems)
+    # A benchmark is what it is, the same row twice included.
+    rest = (problem for problem in problems if problem.code not in {"answer_unusable", "duplicate_row"})
     report.problems += shown(rest)
     if unusable:
-        rows_of.tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
+        tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
 
 
 def describe(plans: "list[StagePlan]", root: Path, out: TextIO, as_json: bool = False) -> None:

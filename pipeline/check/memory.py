@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import transformers
 from peft import get_peft_model
 from torch import nn
 
+from eval.adapter import model_class
 from pipeline.checkpoint.trainer import files_bytes
 from pipeline.handoff import adapter_settings
-from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.launch import processes, sharding
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage
 from pipeline.recipe.trainer_arguments import trained_dtype
 
 FLOAT32 = 4
@@ -44,22 +45,13 @@ class Memory:
 
 
 def skeleton(config: Any) -> Any:
-    """The model that `config` describes, without its weights (on the device `meta`)."""
-    architecture = getattr(transformers, (config.architectures or ["none"])[0], None)
-    if architecture is None:
-        raise ValueError(f"the model's config.json names no architecture of transformers: {config.architectures}")
-    with torch.device("meta"):
-        return architecture(config)
+    """The model that `config` describes, without its weights (on the device `meta`).
 
-
-def layers_to_cut(config: Any) -> list[str]:
-    """The classes of the model's layers that FSDP gathers one at a time.
-
-    accelerate 1.15 takes all that `_no_split_modules` names, and ends where one does not occur: LLaVA-NeXT's and
-    Gemma-3's have layers of CLIP's and SigLIP's text towers.
+    Raises:
+        ValueError: it names no architecture.
     """
-    model = skeleton(config)
-    return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ()))
+    with torch.device("meta"):
+        return model_class(config)(config)
 
 
 @dataclass(frozen=True)
@@ -71,11 +63,11 @@ class Sizes:
     layer: int  # the largest that is gathered at a time
     head: int
     linear: int  # of all linear layers but the head: what QLoRA rounds
-    computed: int  # bytes of a weight in the recipe's dtype
-    held: int  # bytes of a weight that the optimizer moves, as the model has it
+    compute_bytes: int  # of a weight in the recipe's dtype
+    param_bytes: int  # of a weight that the optimizer moves, as the model has it
 
 
-def sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
+def model_sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
     """`config` is the model's. Raises: ValueError: it names no architecture."""
     model = skeleton(config)
     total, head = _count(model.parameters()), model.get_output_embeddings()
@@ -86,55 +78,57 @@ def sizes(recipe: Recipe, stage: SftStage | GrpoStage, config: Any) -> Sizes:
         "head": _count(head.parameters()),
         "linear": sum(_count(module.parameters()) for module in linear),
     }
-    trained, computed = total, getattr(torch, recipe.model.dtype).itemsize
-    held = getattr(torch, trained_dtype(recipe, stage)).itemsize
+    trained, compute_bytes = total, getattr(torch, recipe.model.dtype).itemsize
+    param_bytes = getattr(torch, trained_dtype(recipe, stage)).itemsize
     if stage.lora is not None:
         with torch.device("meta"):
             model = get_peft_model(model, adapter_settings(stage.lora, recipe.model.dtype)["peft_config"])
         trained = _count(weight for weight in model.parameters() if weight.requires_grad)
     elif sharding().startswith("zero"):
-        held = computed  # beside the float32 copy
-    return Sizes(total=total, trained=trained, computed=computed, held=held, **counted)
+        param_bytes = compute_bytes  # beside the float32 copy
+    return Sizes(total=total, trained=trained, compute_bytes=compute_bytes, param_bytes=param_bytes, **counted)
 
 
 def _count(weights: Iterable[Any]) -> int:
     return sum(int(weight.numel()) for weight in weights)
 
 
-def checkpoint_bytes(of: Sizes) -> int:
+def checkpoint_bytes(sizes: Sizes) -> int:
     """Of all files."""
-    weights = of.trained * of.held
-    return files_bytes(sharding(), weights, of.trained, MOMENTS * weights)
+    weights = sizes.trained * sizes.param_bytes
+    return files_bytes(sharding(), weights, sizes.trained, MOMENTS * weights)
 
 
-def memory(of: Sizes, stage: SftStage | GrpoStage, config: Any, tokens: int) -> Memory:
+def memory(sizes: Sizes, stage: SftStage | GrpoStage, config: Any, tokens: int) -> Memory:
     """`tokens` are of the longest row of a micro-batch, prompt, images and response."""
-    setting, cut, ranks = stage.settings(), sharding(), processes()
-    part = ranks if cut in {"fsdp2", "zero3"} else 1
-    optimizer_part = 1 if cut == "none" else ranks
-    own, trained = of.total * of.held, of.trained
+    setting, mode, ranks = stage.settings(), sharding(), processes()
+    part = ranks if mode in {"fsdp2", "zero3"} else 1
+    optimizer_part = 1 if mode == "none" else ranks
+    own, trained = sizes.total * sizes.param_bytes, sizes.trained
     if stage.lora is not None:
-        own += trained * of.held - (round(of.linear * (of.computed - NF4)) if stage.lora.load_in_4bit else 0)
-    copy, moments = 0, MOMENTS * trained * of.held
-    if cut.startswith("zero"):
+        own += trained * sizes.param_bytes
+        own -= round(sizes.linear * (sizes.compute_bytes - NF4)) if stage.lora.load_in_4bit else 0
+    copy, moments = 0, MOMENTS * trained * sizes.param_bytes
+    if mode.startswith("zero"):
         copy, moments = trained * FLOAT32, MOMENTS * trained * FLOAT32
     text = config.get_text_config()
     width, depth = text.hidden_size, text.num_hidden_layers
-    a_token = width * depth * of.held
+    a_token = width * depth * sizes.param_bytes
     if not setting["gradient_checkpointing"]:  # norms in float32, and what attention and MLP read
-        a_token = depth * (16 * width + of.computed * (12 * width + 4 * text.intermediate_size))
-    rows = setting["per_device_train_batch_size"] * tokens * a_token + of.head * FLOAT32
+        a_token = depth * (16 * width + sizes.compute_bytes * (12 * width + 4 * text.intermediate_size))
+    rows = setting["per_device_train_batch_size"] * tokens * a_token + sizes.head * FLOAT32
     engine = stage.kind == "grpo" and setting["use_vllm"] and setting["vllm_mode"] == "colocate"
     beside = engine and not setting["vllm_enable_sleep_mode"]
-    judged = stage.kind == "grpo" and setting["beta"] and stage.lora is None
+    has_reference = stage.kind == "grpo" and setting["beta"] and stage.lora is None
     return Memory(
         weights=own // part + copy // optimizer_part,
-        gradients=trained * of.held // optimizer_part,
+        gradients=trained * sizes.param_bytes // optimizer_part,
         moments=moments // optimizer_part,
-        buckets=trained * of.held if cut == "none" and ranks > 1 else 0,
-        layers=(2 * of.layer + of.head) * of.computed if part > 1 else 0,  # the next is gathered meanwhile
+        buckets=trained * sizes.param_bytes if mode == "none" and ranks > 1 else 0,
+        # The next layer is gathered while one computes.
+        layers=(2 * sizes.layer + sizes.head) * sizes.compute_bytes if part > 1 else 0,
         rows=rows,
-        reference=of.total * of.held // part if judged else 0,
-        engine_weights=of.total * of.computed // setting["vllm_tensor_parallel_size"] if engine else 0,
+        reference=sizes.total * sizes.param_bytes // part if has_reference else 0,
+        engine_weights=sizes.total * sizes.compute_bytes // setting["vllm_tensor_parallel_size"] if engine else 0,
         engine_share=setting["vllm_gpu_memory_utilization"] if beside else 0.0,
     )

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.check.memory import Memory, checkpoint_bytes, memory, sizes
-from pipeline.checkpoint.manifest import size
-from pipeline.data.prepare import Examined
+from pipeline.check.memory import Memory, checkpoint_bytes, memory, model_sizes
+from pipeline.checkpoint.manifest import format_bytes
+from pipeline.data.prepare import CheckedData
+from pipeline.launch import processes, sharding
 from pipeline.recipe.problem import Problem
-from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes, sharding
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage
 from pipeline.recipe.trainer_arguments import KEPT_CHECKPOINTS
 
 
@@ -45,11 +46,11 @@ class StagePlan:
         return min(self.saves, self.kept) * self.checkpoint_bytes + self.model_bytes
 
 
-def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, config: Any) -> StagePlan:
+def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: CheckedData, config: Any) -> StagePlan:
     """`config` is the model's."""
     setting = {**stage.settings(), "save_total_limit": KEPT_CHECKPOINTS, **stage.trainer}
-    usable = data.usable()
-    every = {"prompt": data.facts.prompt_tokens, "think": data.facts.think_tokens, "answer": data.facts.answer_tokens}
+    usable, report = data.usable(), data.report
+    every = {"prompt": report.prompt_tokens, "think": report.think_tokens, "answer": report.answer_tokens}
     lengths = {part: [counts[index] for index in usable] for part, counts in every.items()}
     batch = setting["per_device_train_batch_size"] * processes()
     if stage.kind == "sft":
@@ -58,7 +59,7 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         longest = 0
     else:
         completions, longest = setting["num_generations"], setting["max_completion_length"]
-        generation = stage.completions_per_generation()
+        generation = stage.completions_per_generation(processes())
         prompts = max(generation // completions, 1)
         batches = len(usable) // prompts * setting["num_iterations"] * max(generation // batch, 1)
         rows_a_step = max(batch * setting["gradient_accumulation_steps"] // completions, 1)
@@ -66,7 +67,7 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
     if setting["max_steps"] > 0:
         steps = setting["max_steps"]
     mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
-    size_of = sizes(recipe, stage, config)
+    sizes = model_sizes(recipe, stage, config)
     longest_row = max((sum(counts) for counts in zip(*lengths.values(), strict=True)), default=0)
     trains = stage.kind == "sft"
     both = sum(lengths["think"]) + sum(lengths["answer"])
@@ -84,10 +85,10 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: Examined, conf
         answer=_percentiles(lengths["answer"]) if trains else None,
         answer_share=sum(lengths["answer"]) / both if trains and both else None,
         saves=_saves(setting, steps),
-        model_bytes=size_of.total * size_of.computed,
-        checkpoint_bytes=checkpoint_bytes(size_of),
+        model_bytes=sizes.total * sizes.compute_bytes,
+        checkpoint_bytes=checkpoint_bytes(sizes),
         kept=setting["save_total_limit"] + 1,
-        memory=memory(size_of, stage, config, longest_row + longest),
+        memory=memory(sizes, stage, config, longest_row + longest),
     )
 
 
@@ -118,12 +119,12 @@ def needed_bytes(plans: Sequence[StagePlan]) -> int:
 
 def disk_problem(plans: Sequence[StagePlan], root: Path) -> Problem | None:
     """That the run would not fit on its disk."""
-    held = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())  # of a run that goes on
-    need, free = needed_bytes(plans), free_bytes(root) + held
+    written = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())  # of a run that goes on
+    need, free = needed_bytes(plans), free_bytes(root) + written
     if need <= free:
         return None
-    message = f"the run needs {size(need)} at a time and {size(free)} are free; save less, or run on another disk"
-    return Problem(str(root), "disk_space", message)
+    message = f"the run needs {format_bytes(need)} at a time and {format_bytes(free)} are free; "
+    return Problem(str(root), "disk_space", f"{message}save less, or run on another disk")
 
 
 def free_bytes(root: Path) -> int:
@@ -147,31 +148,31 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
         if plan.answer_share is not None:
             lines.append(f"  the answer has {plan.answer_share:.1%} of the tokens, and of an ordinary SFT loss")
         lines.append(
-            f"  checkpoints: {plan.saves:,} of {size(plan.checkpoint_bytes)}, at most {plan.kept} at a time; "
-            f"hands on {size(plan.model_bytes)}"
+            f"  checkpoints: {plan.saves:,} of {format_bytes(plan.checkpoint_bytes)}, at most {plan.kept} at a time; "
+            f"hands on {format_bytes(plan.model_bytes)}"
         )
         lines += _on_a_gpu(plan.memory)
-    lines.append(f"disk: {size(needed_bytes(plans))} at a time, {size(free_bytes(root))} free")
+    lines.append(f"disk: {format_bytes(needed_bytes(plans))} at a time, {format_bytes(free_bytes(root))} free")
     return lines
 
 
-def _on_a_gpu(held: Memory) -> list[str]:
-    terms = {name: value for name, value in asdict(held).items() if not name.startswith("engine") and value}
-    cut = "not sharded" if sharding() == "none" else sharding()
-    said = f"  one process of {processes()}, {cut}: {size(held.trainer)} of memory, "
-    said += ", ".join(f"{name} {size(value)}" for name, value in terms.items())
-    if held.engine_weights:
-        kept = f"vLLM {held.engine_share:.0%} of the GPU" if held.engine_share else "vLLM asleep while it trains"
-        said += f"; {kept}, its weights {size(held.engine_weights)}"
+def _on_a_gpu(memory: Memory) -> list[str]:
+    terms = {name: value for name, value in asdict(memory).items() if not name.startswith("engine") and value}
+    mode = "not sharded" if sharding() == "none" else sharding()
+    said = f"  one process of {processes()}, {mode}: {format_bytes(memory.trainer)} of memory, "
+    said += ", ".join(f"{name} {format_bytes(value)}" for name, value in terms.items())
+    if memory.engine_weights:
+        kept = f"vLLM {memory.engine_share:.0%} of the GPU" if memory.engine_share else "vLLM asleep while it trains"
+        said += f"; {kept}, its weights {format_bytes(memory.engine_weights)}"
     if not torch.cuda.is_available():
         return [said]
-    room = torch.cuda.get_device_properties(0).total_memory
-    if held.trainer + held.engine_share * room <= room:
+    gpu = torch.cuda.get_device_properties(0).total_memory
+    if memory.trainer + memory.engine_share * gpu <= gpu:
         return [said]
     advice = "recipes/README.md has what to change first"
     if sharding() == "none" and processes() > 1:
         advice = "accelerate launch --config_file recipes/accelerate/fsdp2.yaml cuts the model over all GPUs"
-    return [said, f"  WARNING: that is more than the GPU's {size(room)}; {advice}"]
+    return [said, f"  WARNING: that is more than the GPU's {format_bytes(gpu)}; {advice}"]
 
 
 def as_json(plans: Sequence[StagePlan], root: Path) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from eval.data.images import BadRow, Image, check
+from eval.data.images import BadRow, Image, verify_image
 from eval.data.rows import Source, good, read, undecoded
 from pipeline.recipe.file import where
 from pipeline.recipe.problem import Problem, RecipeError
 from pipeline.recipe.schema import GrpoStage, Recipe
 from rewards.contract import RewardError
-from rewards.dry_run import COMPLETIONS, Trial, try_reward
-from rewards.load import FORM_ALONE
+from rewards.dry_run import COMPLETIONS, DryRun, dry_run
 
 ROWS = 8  # of the stage's data
 
@@ -37,7 +36,7 @@ def check_rewards(recipe: Recipe, out: TextIO, first: int | None = None) -> None
 
 def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, first: int | None) -> list[Problem]:
     try:
-        rows = _rows(recipe.data[stage.data].source(), first)
+        rows = _rows(recipe.data[stage.data], first)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         print(f"{stage.name}: rewards not tried, data {stage.data!r} cannot be read: {reason}", file=out)
@@ -45,17 +44,17 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
     if not rows:
         print(f"{stage.name}: rewards not tried, no row of data {stage.data!r} can be used", file=out)
         return []
-    trials: list[Trial] = []
+    runs: list[DryRun] = []
     problems: list[Problem] = []
     for number, reward in enumerate(stage.rewards):
         try:
-            trials.append(try_reward(reward.function(on_error="fail"), rows))
+            runs.append(dry_run(reward.function(on_error="fail"), rows))
         except RewardError as error:
             problems.append(Problem(where(recipe, "stages", index, "rewards", number), "reward", str(error)))
     if problems:
         return problems
-    _print(stage, len(rows), [*trials, _total(stage, trials)], out)
-    if all(trial.paid["right"] is None for trial in trials):
+    _print(stage, len(rows), [*runs, _total(stage, runs)], out)
+    if all(run.paid["right"] is None for run in runs):
         message = f"{stage.name}.rewards: none gives a value, even for right answers, so nothing would be learned"
         problems.append(Problem(where(recipe, "stages", index, "rewards"), "reward", message))
     return problems
@@ -70,27 +69,27 @@ def _rows(source: Source, first: int | None) -> list[dict[str, Any]]:
 
 def _sound(images: list[Image]) -> bool:
     try:
-        return all(map(check, images))
+        return all(map(verify_image, images))
     except BadRow:
         return False
 
 
-def _total(stage: GrpoStage, trials: list[Trial]) -> Trial:
+def _total(stage: GrpoStage, runs: list[DryRun]) -> DryRun:
     """What the trainer adds up."""
-    pairs = list(zip(stage.rewards, trials, strict=True))
-    return Trial(
+    pairs = list(zip(stage.rewards, runs, strict=True))
+    return DryRun(
         "weighted sum", {kind: sum(r.weight * (t.paid[kind] or 0.0) for r, t in pairs) for kind in COMPLETIONS}
     )
 
 
-def _print(stage: GrpoStage, rows: int, trials: list[Trial], out: TextIO) -> None:
+def _print(stage: GrpoStage, rows: int, runs: list[DryRun], out: TextIO) -> None:
     table = Table(
         "reward", *COMPLETIONS, title=f"{stage.name}: what each reward pays, over {rows} rows", title_justify="left"
     )
-    for trial in trials:
-        values = (trial.paid[kind] for kind in COMPLETIONS)
-        table.add_row(trial.name, *("none" if value is None else f"{value:.3g}" for value in values))
+    for run in runs:
+        values = (run.paid[kind] for kind in COMPLETIONS)
+        table.add_row(run.name, *("none" if value is None else f"{value:.3g}" for value in values))
     Console(file=out, width=100).print(table)
-    for trial in trials:
-        if trial.name not in FORM_ALONE and (warning := trial.warning()):
-            print(f"WARNING {stage.name}.rewards: {trial.name} {warning}", file=out)
+    for run in runs:
+        if warning := run.warning():
+            print(f"WARNING {stage.name}.rewards: {run.name} {warning}", file=out)

@@ -24,7 +24,7 @@ def seal(path: Path, folder: Path, facts: dict[str, Any]) -> None:
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to other threads
         entries = list(pool.map(lambda file: _entry(file, folder), files))
     content = {**facts, "files": entries}
-    write_json(path, {**content, "digest": _digest(content)})
+    write_json(path, {**content, "digest": _own_digest(content)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no {path.name}: it was not finished") from None
     except (ValueError, KeyError, AttributeError):
         raise ValueError(f"{path.name} is damaged") from None
-    if digest != _digest(content):
+    if digest != _own_digest(content):
         raise ValueError(f"{path.name} is damaged")
     return content
 
 
-def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
     """That every file of `folder` in the manifest is there, with the same content.
 
     Raises:
@@ -65,7 +65,7 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
     return {"path": str(file.relative_to(folder)), "size": file.stat().st_size, "sha256": sha256(file)}
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _own_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -78,7 +78,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def room(folder: Path, need: int, what: str) -> Iterator[None]:
+def disk_room(folder: Path, need: int, what: str) -> Iterator[None]:
     """Around writing `need` bytes to `folder`: `what`, for the message.
 
     Raises:
@@ -87,14 +87,14 @@ def room(folder: Path, need: int, what: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise disk_full(folder, f"{what} needs {size(need)}, and {size(free)} are free")
+        raise disk_full(folder, f"{what} needs {format_bytes(need)}, and {format_bytes(free)} are free")
     try:
         yield
     except Exception as error:
         free = shutil.disk_usage(folder).free
         if is_full(error) or free < need:
-            message = f"{what} needs {size(need)}, and there was no room for all of it ({size(free)} are free now)"
-            raise disk_full(folder, message) from error
+            left = f"there was no room for all of it ({format_bytes(free)} are free now)"
+            raise disk_full(folder, f"{what} needs {format_bytes(need)}, and {left}") from error
         raise
 
 
@@ -104,5 +104,5 @@ def disk_full(where: Path | str, message: str) -> RecipeError:
     return RecipeError([Problem(str(where), "disk_full", f"disk full: {message}; {advice}")])
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from pipeline.launch import is_launched, tell
+
 EXIT_CODE = 143  # 128 + SIGTERM, whichever signal it was
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # What the kernel sends when the launcher ends. `accelerate launch` with one process hands no signal on: it dies.
@@ -32,7 +34,7 @@ def listen() -> None:
         signal.signal(number, lambda *_: None)  # the pipe gets its number
         signal.siginterrupt(number, False)
     threading.Thread(target=_watch, args=(receiver,), daemon=True).start()
-    if {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # else the parent is a user's shell
+    if is_launched():
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, LAUNCHER_GONE)
 
 
@@ -46,14 +48,9 @@ def _watch(receiver: int) -> None:
             again = _requested_at is not None and number != LAUNCHER_GONE and now - _requested_at > REPEATED_S
             _requested_at = _requested_at or now
             if again or not _patient:
-                _say(f"stopped at once by {signal.Signals(number).name}; the same command goes on")
+                tell(f"stopped at once by {signal.Signals(number).name}; the same command goes on")
                 os._exit(EXIT_CODE)
-            _say(f"{signal.Signals(number).name}: stopping at the next checkpoint; a second signal stops at once")
-
-
-def _say(message: str) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(message, file=sys.stderr, flush=True)
+            tell(f"{signal.Signals(number).name}: stopping at the next checkpoint; a second signal stops at once")
 
 
 def be_patient() -> None:
@@ -76,7 +73,7 @@ def requested() -> bool:
 
 def stop(message: str) -> None:
     """End this process with the exit code of a preemption."""
-    _say(message)
+    tell(message)
     sys.exit(EXIT_CODE)
 
 

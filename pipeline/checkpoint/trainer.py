@@ -18,9 +18,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pipeline.checkpoint import preemption
-from pipeline.checkpoint.manifest import check_files, read_sealed, room, seal
+from pipeline.checkpoint.manifest import disk_room, read_sealed, seal, verify_files
 from pipeline.checkpoint.run_folder import remove_checkpoints, saved_checkpoints
-from pipeline.data.prepare import tell
+from pipeline.launch import tell
 
 MANIFEST = "manifest.json"
 # Of SFTTrainer and GRPOTrainer, what counts on and is in no file of transformers': micro-steps, tokens, the loss's sum.
@@ -40,25 +40,25 @@ def elements(weight: torch.Tensor) -> int:
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
-def files_bytes(cut: str, weights: int, trained: int, moments: int) -> int:
+def files_bytes(sharding: str, weights: int, trained: int, moments: int) -> int:
     """What all files of a checkpoint take, in bytes.
 
     Args:
-        cut: how the model is, see `recipe.schema.sharding`. FSDP2 and ZeRO-2 write the weights twice: whole, for the
+        sharding: see `pipeline.launch.sharding`. FSDP2 and ZeRO-2 write the weights twice: whole, for the
             hand-off, and to go on from. ZeRO writes float32 weights and AdamW's two moments of its own.
         weights, moments: bytes of each once; ZeRO does not ask for `moments`.
         trained: parameters.
     """
-    if cut.startswith("zero"):
-        return weights * (2 if cut == "zero2" else 1) + 3 * 4 * trained
-    return weights * (2 if cut == "fsdp2" else 1) + moments
+    if sharding.startswith("zero"):
+        return weights * (2 if sharding == "zero2" else 1) + 3 * 4 * trained
+    return weights * (2 if sharding == "fsdp2" else 1) + moments
 
 
 def newest(root: Path) -> Path | None:
     """The newest checkpoint in `root` that agrees with its manifest. Damaged ones are renamed, and named on stderr."""
     for folder in reversed(saved_checkpoints(root)):
         try:
-            check_files(folder, read_sealed(folder / MANIFEST))
+            verify_files(folder, read_sealed(folder / MANIFEST))
             return folder
         except ValueError as error:
             tell(f"{folder} cannot be resumed from ({error}); set aside as {_set_aside(folder).name}")
@@ -121,7 +121,7 @@ class ResumableTrainer(Trainer):
             self._together(partial(self._write_checkpoint, folder, super()._save_checkpoint, model, trial))
         except Exception:
             if self.is_world_process_zero():  # it was never a checkpoint, and it may be what fills the disk
-                remove_checkpoints(folder.parent, lambda each: each == folder)
+                remove_checkpoints(folder.parent, folder.__eq__)
             raise
         if self.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
@@ -139,7 +139,7 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, folder: Path, save: Callable[..., None], model: Any, trial: Any) -> None:
-        with room(folder.parent, self._checkpoint_bytes(), folder.name):
+        with disk_room(folder.parent, self._checkpoint_bytes(), folder.name):
             save(model, trial)
 
     def _checkpoint_bytes(self) -> int:
@@ -150,12 +150,12 @@ class ResumableTrainer(Trainer):
         trained = sum(elements(weight) for weight in saved if weight.requires_grad)
         moments = 0
         if self.is_deepspeed_enabled:
-            cut = "zero3" if is_deepspeed_zero3_enabled() else "zero2"
+            sharding = "zero3" if is_deepspeed_zero3_enabled() else "zero2"
         else:
-            cut = "fsdp2" if self.is_fsdp_enabled else "none"
+            sharding = "fsdp2" if self.is_fsdp_enabled else "none"
             states = [value for state in self.optimizer.state.values() for value in state.values()]
             moments = sum(int(value.nbytes) for value in states if torch.is_tensor(value))
-        return files_bytes(cut, weights, trained, moments)
+        return files_bytes(sharding, weights, trained, moments)
 
     def _together(self, action: Callable[[], None]) -> None:
         """`action` on every rank; where it fails on one it fails on all, and none waits for one that has gone."""
@@ -164,7 +164,7 @@ class ResumableTrainer(Trainer):
             action()
         except Exception as error:
             mine = error
-        failed = [each for each in gather_object([repr(mine) if mine else None]) if each]
+        failed = [error for error in gather_object([repr(mine) if mine else None]) if error]
         if mine is not None:
             raise mine
         if failed:
@@ -183,12 +183,12 @@ class ResumableTrainer(Trainer):
         ):  # sharded, or an adapter: these go by their own names
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        held, report = type(self.model).from_pretrained(
+        loaded, report = type(self.model).from_pretrained(
             resume_from_checkpoint, dtype=self.model.dtype, output_loading_info=True
         )
         if lacking := sorted(report["missing_keys"]):
             raise RuntimeError(f"{resume_from_checkpoint} lacks {len(lacking)} tensors, the first {lacking[0]}")
-        self.model.load_state_dict(held.state_dict())
+        self.model.load_state_dict(loaded.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As saved, without moments of weights that had no gradient yet.

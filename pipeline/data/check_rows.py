@@ -8,45 +8,46 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.data import images as images_module
-from eval.data.images import BadRow, check, size
+from eval.data.images import BadRow, image_size, verify_image
 from eval.data.rows import undecoded
-from eval.files import sha256
+from eval.files import cache_key
 from pipeline.recipe.problem import Problem
+from rewards import response
 from rewards.grading import verify
 from rewards.response import TAGS, Malformed, Reason, parse, render
 
 if TYPE_CHECKING:
     import datasets
 
-    from eval.chat import Chat
+    from eval.chat import ChatFormat
 
 Row = dict[str, Any]
-Found = tuple[str, str]  # a stable code, and what is wrong
+RowProblem = tuple[str, str]  # a stable code, and what is wrong
 SHOWN = 10  # problems that are named, of each kind
 # Rows for which another process pays: it takes a second or so to start.
 ROWS_A_PROCESS, PICTURED_ROWS_A_PROCESS = 2_000, 100
 
 
 @dataclass(frozen=True)
-class Use:
+class RowPolicy:
     """What a stage does with its rows."""
 
-    trains: bool  # on think trace and answer; or it only asks
-    room: int | None = None  # tokens: of the whole row when it is trained on, of its prompt when it is asked
-    room_is: str = ""  # where that comes from
-    verifies: bool = False  # rewards compare with the answer
+    trains: bool  # on think trace and answer; else it only asks
+    max_tokens: int | None = None  # tokens: of the whole row when it is trained on, of its prompt when it is asked
+    limited_by: str = ""  # what sets `max_tokens`
+    verifies: bool = False  # a reward takes the column `answer`
 
 
 @dataclass(frozen=True)
-class Facts:
+class RowReport:
     """What one pass over a data set found; each list has an entry a row."""
 
-    problems: list[list[Found]]
+    problems: list[list[RowProblem]]
     ids: list[str]
     keys: list[str]  # digests of question and images
     targets: list[str]  # digests of think trace and answer
@@ -64,50 +65,50 @@ class HeldOut:
     pictures: Set[str] = frozenset()
 
 
-def examine(rows: "datasets.Dataset", chat: "Chat | None", use: Use) -> Facts:
+def check_rows(rows: "datasets.Dataset", chat: "ChatFormat | None", policy: RowPolicy) -> RowReport:
     """Read every row of `rows`; with no `chat`, only what does not need a model."""
     columns = [name for name in _READ if name in rows.column_names]
     read = undecoded(rows.select_columns(columns))
     pictured = "images" in columns
-    found = read.map(
-        partial(_batch, chat=chat, use=use),
+    checked = read.map(
+        partial(_batch, chat=chat, policy=policy),
         batched=True,
         batch_size=16 if pictured else 250,
         writer_batch_size=1000,
         num_proc=_processes(len(rows), PICTURED_ROWS_A_PROCESS if pictured else ROWS_A_PROCESS),
         remove_columns=columns,
         features=_features(),
-        new_fingerprint=_fingerprint(rows, read if pictured else None, chat, use),
+        new_fingerprint=_cache_key(rows, read if pictured else None, chat, policy),
         desc="checking rows",
     )
-    whole = found.with_format("arrow")[:].to_pydict()
+    whole = checked.with_format("arrow")[:].to_pydict()
     problems = [list(zip(codes, said, strict=True)) for codes, said in zip(whole["codes"], whole["said"], strict=True)]
-    for index, answer in _unusable(rows, use):
+    for index, answer in _unusable(rows, policy):
         if not problems[index]:
             problems[index].append(("answer_unusable", _UNUSABLE.format(answer)))
     numbers = {name: whole[name] for name in ("prompt_tokens", "think_tokens", "answer_tokens")}
-    ids = [str(each) for each in rows["id"][:]]
-    return Facts(problems, ids, whole["key"], whole["target"], whole["pictures"], **numbers)
+    ids = [str(row_id) for row_id in rows["id"][:]]
+    return RowReport(problems, ids, whole["key"], whole["target"], whole["pictures"], **numbers)
 
 
-def row_problems(facts: Facts, path: str, held_out: HeldOut) -> dict[int, list[Problem]]:
+def row_problems(report: RowReport, path: str, held_out: HeldOut) -> dict[int, list[Problem]]:
     """By row, what is wrong with it, and of what it is a copy. `path` is the data's, for the lines."""
-    found: dict[int, list[Problem]] = {}
+    bad: dict[int, list[Problem]] = {}
     first_id: dict[str, int] = {}
     first_text: dict[tuple[str, str], int] = {}
-    for index, (row_id, problems) in enumerate(zip(facts.ids, facts.problems, strict=True)):
-        each = list(problems)
-        text = facts.keys[index], facts.targets[index]
-        if not each:
+    for index, (row_id, own) in enumerate(zip(report.ids, report.problems, strict=True)):
+        problems = list(own)
+        text = report.keys[index], report.targets[index]
+        if not problems:
             if (line := first_id.setdefault(row_id, index)) != index:
-                each.append(("duplicate_id", f"row {line + 1} has this id too; an id names one row"))
+                problems.append(("duplicate_id", f"row {line + 1} has this id too; an id names one row"))
             elif (line := first_text.setdefault(text, index)) != index:
-                each.append(("duplicate_row", f"the same as row {line + 1}, id {facts.ids[line]}"))
-            if place := held_out.keys.get(facts.keys[index]):
-                each.append(("overlap", f"its question and images are evaluated on: {place}"))
-        if each:
-            found[index] = [Problem(f"{path}:{index + 1}", code, said, row_id) for code, said in each]
-    return found
+                problems.append(("duplicate_row", f"the same as row {line + 1}, id {report.ids[line]}"))
+            if place := held_out.keys.get(report.keys[index]):
+                problems.append(("overlap", f"its question and images are evaluated on: {place}"))
+        if problems:
+            bad[index] = [Problem(f"{path}:{index + 1}", code, said, row_id) for code, said in problems]
+    return bad
 
 
 def shown(problems: Iterable[Problem]) -> list[Problem]:
@@ -138,13 +139,13 @@ def _features() -> "datasets.Features":
     return Features(lists | dict.fromkeys(("prompt_tokens", "think_tokens", "answer_tokens"), number))
 
 
-def _batch(batch: dict[str, list[Any]], chat: "Chat | None", use: Use) -> dict[str, list[Any]]:
+def _batch(batch: dict[str, list[Any]], chat: "ChatFormat | None", policy: RowPolicy) -> dict[str, list[Any]]:
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    found = [_examined(row, chat, use) for row in rows]
-    return {name: [each[name] for each in found] for name in found[0]}
+    checked = [_check_row(row, chat, policy) for row in rows]
+    return {name: [values[name] for values in checked] for name in checked[0]}
 
 
-def _examined(row: Row, chat: "Chat | None", use: Use) -> Row:
+def _check_row(row: Row, chat: "ChatFormat | None", policy: RowPolicy) -> Row:
     lengths = dict.fromkeys(("prompt_tokens", "think_tokens", "answer_tokens"), 0)
     problems, pictures = [], []
     if row.get("code"):
@@ -152,15 +153,15 @@ def _examined(row: Row, chat: "Chat | None", use: Use) -> Row:
     else:
         for image in row.get("images") or []:
             try:
-                pictures.append(check(image))
+                pictures.append(verify_image(image))
             except BadRow as bad:
                 problems.append((bad.code, str(bad)))
         if chat is not None:
-            problems += _text_problems(chat, row, use)
+            problems += _text_problems(chat, row, policy)
             if not problems:
-                lengths = _lengths(chat, row, use)
-                problems = list(_length_problem(lengths, use))
-    target = f"{row.get('think') or ''}\0{row['answer']}" if use.trains else row["answer"]
+                lengths = _lengths(chat, row, policy)
+                problems = list(_length_problem(lengths, policy))
+    target = f"{row.get('think') or ''}\0{row['answer']}" if policy.trains else row["answer"]
     return {
         "codes": [code for code, _ in problems],
         "said": [said for _, said in problems],
@@ -175,22 +176,22 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def _text_problems(chat: "Chat", row: Row, use: Use) -> Iterator[Found]:
+def _text_problems(chat: "ChatFormat", row: Row, policy: RowPolicy) -> Iterator[RowProblem]:
     if row.get("images") and not chat.is_vlm:
         yield "unseen_images", "the row has images, and the model reads text alone"
     if token := chat.control_token(row["question"]):
         yield "special_token", f"the question has {token!r}, which the tokenizer reads as a control token"
     if tag := next((tag for tag in TAGS if tag in row["question"]), None):
         yield "tag_in_question", f"the question has {tag!r}; leave it out, the system prompt asks for the tags"
-    if not use.trains:
+    if not policy.trains:
         return
     think, answer = row.get("think") or "", row["answer"]
     if token := chat.control_token(think + answer):
         yield "special_token", f"the response has {token!r}, which the tokenizer reads as a control token"
         return
-    response = parse(render(think, answer))
-    if isinstance(response, Malformed):
-        yield response.reason, _MALFORMED.get(response.reason, f"the response is malformed: {response.reason}")
+    parsed = parse(render(think, answer))
+    if isinstance(parsed, Malformed):
+        yield parsed.reason, _MALFORMED.get(parsed.reason, f"the response is malformed: {parsed.reason}")
 
 
 _MALFORMED = {
@@ -202,16 +203,16 @@ _MALFORMED = {
 _UNUSABLE = "the answer {!r:.80} does not verify against itself; mend it, or declare its `kind`"
 
 
-def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
+def _lengths(chat: "ChatFormat", row: Row, policy: RowPolicy) -> dict[str, int]:
     """Tokens of prompt, think trace and answer, as the stage will see them; -1 think where it is not read back."""
     images = row.get("images") or []
-    if not use.trains:
-        text = chat.prompt_text(row["question"], images)
-        return {"prompt_tokens": _prompt_tokens(chat, text, images, use.room), "think_tokens": 0, "answer_tokens": 0}
+    if not policy.trains:
+        prompt = _prompt_tokens(chat, chat.prompt_text(row["question"], images), images, policy.max_tokens)
+        return {"prompt_tokens": prompt, "think_tokens": 0, "answer_tokens": 0}
     text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
     ids = chat.ids(completion)
-    room = use.room - len(ids) if use.room is not None else None
-    prompt = _prompt_tokens(chat, text, images, room)
+    left = policy.max_tokens - len(ids) if policy.max_tokens is not None else None
+    prompt = _prompt_tokens(chat, text, images, left)
     if not chat.reads_back(ids, row["think"], row["answer"]):
         return {"prompt_tokens": prompt, "think_tokens": -1, "answer_tokens": 0}
     tail = len(chat.ids(completion[completion.rindex(TAGS[1]) :])) + 8  # the tag lies in it, though ids merge across
@@ -220,26 +221,27 @@ def _lengths(chat: "Chat", row: Row, use: Use) -> dict[str, int]:
     return {"prompt_tokens": prompt, "think_tokens": len(ids) - answer, "answer_tokens": answer}
 
 
-def _length_problem(lengths: dict[str, int], use: Use) -> Iterator[Found]:
+def _length_problem(lengths: dict[str, int], policy: RowPolicy) -> Iterator[RowProblem]:
     if lengths["think_tokens"] < 0:
         yield "not_read_back", "the chat template or the tokenizer changes the response; it would not be read back"
-    elif use.room is not None and (total := sum(lengths.values())) > use.room:
-        what = "the answer would be cut off" if use.trains else "a prompt and its longest completion do not fit"
-        yield "too_long", f"{total} tokens, images included, where {use.room_is} leaves {use.room}; {what}"
+    elif policy.max_tokens is not None and (total := sum(lengths.values())) > policy.max_tokens:
+        limit = f"{policy.limited_by} leaves {policy.max_tokens}"
+        what = "the answer would be cut off" if policy.trains else "a prompt and its longest completion do not fit"
+        yield "too_long", f"{total} tokens, images included, where {limit}; {what}"
 
 
 SLACK = 256  # tokens an image may take beside its own: separators, rows and columns of tiles
 
 
-def _prompt_tokens(chat: "Chat", text: str, images: Sequence[Any], room: int | None) -> int:
-    """Tokens of a rendered prompt; exact when it might not fit into `room`, else near, from the images' sizes alone."""
+def _prompt_tokens(chat: "ChatFormat", text: str, images: Sequence[Any], max_tokens: int | None) -> int:
+    """Tokens of a rendered prompt: exact where it might not fit into `max_tokens`, else near, by the images' sizes."""
     length = len(chat.ids(text))
     if not images:
         return length
     if hasattr(chat.processor, "_get_num_multimodal_tokens"):
-        sizes = [size(image) for image in images]
+        sizes = [image_size(image) for image in images]
         length += int(sum(chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
-        if room is None or length + SLACK * len(images) <= room:
+        if max_tokens is None or length + SLACK * len(images) <= max_tokens:
             return length
     from datasets import Image
 
@@ -251,52 +253,51 @@ def _prompt_tokens(chat: "Chat", text: str, images: Sequence[Any], room: int | N
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _unusable(rows: "datasets.Dataset", use: Use) -> Iterator[tuple[int, str]]:
+def _unusable(rows: "datasets.Dataset", policy: RowPolicy) -> Iterator[tuple[int, str]]:
     """The rows whose answer does not verify against itself, and that answer.
 
     A row that is trained on must only be what it declares: free text is never compared with anything.
     """
-    if not (use.verifies or use.trains):
+    if not (policy.verifies or policy.trains):
         return
     declared = [name for name in ("kind", "choices") if name in rows.column_names]
     asked: Any = range(len(rows))
-    if not use.verifies:
+    if not policy.verifies:
         columns = [rows[name][:] for name in declared]
         asked = [index for index, values in enumerate(zip(*columns, strict=True)) if any(values)]
     if len(asked) == 0:
         return
     columns = ["answer", *declared]
-    found = rows.select_columns(columns).select(asked)
-    verdicts = found.map(
-        _gold_codes, batched=True, fn_kwargs={"rules": _rules()}, remove_columns=columns, desc="checking answers"
+    answers = rows.select_columns(columns).select(asked)
+    verdicts = answers.map(
+        _verify_references,
+        batched=True,
+        remove_columns=columns,
+        new_fingerprint=cache_key([answers._fingerprint], _CODE),
+        desc="checking answers",
     )
-    for index, code, answer in zip(asked, verdicts["code"][:], found["answer"][:], strict=True):
-        if code:
+    for index, is_usable, answer in zip(asked, verdicts["usable"][:], answers["answer"][:], strict=True):
+        if not is_usable:
             yield index, answer
 
 
-def _gold_codes(batch: dict[str, list[Any]], rules: list[str]) -> dict[str, list[str]]:
-    golds = batch["answer"]
-    nothing = [None] * len(golds)
-    verified = verify.usable(list(zip(golds, batch.get("kind", nothing), batch.get("choices", nothing), strict=True)))
-    return {"code": ["" if each else "answer_unusable" for each in verified]}
+def _verify_references(batch: dict[str, list[Any]]) -> dict[str, list[bool]]:
+    references = batch["answer"]
+    nothing = [None] * len(references)
+    columns = (references, batch.get("kind", nothing), batch.get("choices", nothing))
+    return {"usable": verify.usable(list(zip(*columns, strict=True)))}
 
 
 # --- the cache's key, the cores --------------------------------------------------------------------------------------
 
 
-@cache
-def _rules() -> list[str]:
-    """Digests of the files that decide: no verdict outlives a change of its rules."""
-    verifier = sorted(Path(verify.__file__).parents[1].rglob("*.[pt][yx]*"))
-    return [sha256(path) for path in [*verifier, Path(__file__), Path(images_module.__file__)]]
+# What decides about a row: no verdict outlives a change of its rules.
+_CODE = [*sorted(map(str, Path(response.__file__).parent.rglob("*.[pt][yx]*"))), __file__, images_module.__file__]
 
 
-def _fingerprint(rows: Any, pictured: "datasets.Dataset | None", chat: "Chat | None", use: Use) -> str:
-    parts = [rows._fingerprint, chat.digest() if chat else "", repr(replace(use, verifies=False)), *_rules()]
-    if pictured is not None:
-        parts.append(_digest(*(f"{path} {stamp}" for path, stamp in _stamps(pictured))))
-    return _digest(*parts)
+def _cache_key(rows: Any, pictured: "datasets.Dataset | None", chat: "ChatFormat | None", policy: RowPolicy) -> str:
+    parts = [rows._fingerprint, chat.processor_digest() if chat else "", repr(replace(policy, verifies=False))]
+    return cache_key([*parts, *(_stamps(pictured) if pictured is not None else [])], _CODE)
 
 
 def _stamps(pictured: "datasets.Dataset") -> Iterator[tuple[str, str]]:

@@ -10,42 +10,48 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.files import local
 from eval.task import load_task
-from pipeline.recipe.problem import advice
-from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, local, processes, sharding
+from pipeline import launch
+from pipeline.launch import processes, sharding
+from pipeline.recipe.problem import suggest
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage
 
-Found = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, what is wrong and what to do
+Finding = tuple[tuple[Any, ...], str, str]  # where in the recipe, a stable code, what is wrong and what to do
 
 
-def problems(recipe: Recipe, folder: Path) -> list[Found]:
+def problems(recipe: Recipe, folder: Path) -> Iterator[Finding]:
     """All that is wrong with a recipe of the right form, which lies in `folder`."""
-    found = [*_references(recipe), *_rewards(recipe, folder), *_tasks(recipe, folder), *_launcher()]
+    yield from _references(recipe)
+    yield from _rewards(recipe, folder)
+    yield from _tasks(recipe, folder)
+    yield from ((("stages",), "sharding", message) for message in launch.problems())
     for index, stage in enumerate(recipe.stages):
-        found += [*_packages(index, stage), *_hub(index, stage)]
+        yield from _packages(index, stage)
+        yield from _hub(index, stage)
         if stage.lora and stage.lora.load_in_4bit:
-            found += _four_bits(index, stage)
-        found += _grpo(index, stage) if stage.kind == "grpo" else _sft(index, stage)
-    return found
+            yield from _four_bits(index, stage)
+        yield from _grpo(index, stage) if stage.kind == "grpo" else _sft(index, stage)
 
 
-def _references(recipe: Recipe) -> Iterator[Found]:
+def _references(recipe: Recipe) -> Iterator[Finding]:
     names = [stage.name for stage in recipe.stages]
     for index, stage in enumerate(recipe.stages):
         for key in ("data", "eval_data"):
             data = getattr(stage, key, None)
             if data is not None and data not in recipe.data:
-                message = f"{stage.name}.{key}: no data {data!r}. {advice(data, list(recipe.data))}"
+                message = f"{stage.name}.{key}: no data {data!r}. {suggest(data, list(recipe.data))}"
                 yield ("stages", index, key), "unknown_data", message
         if stage.name in names[:index] or stage.name in {"base", "eval"}:
             message = f"{stage.name!r} is taken; names must be unique, not base or eval"
             yield ("stages", index, "name"), "stage_name", message
-    for index, name in enumerate(recipe.evaluate.on if recipe.evaluate else []):
+    for index, name in enumerate(recipe.evaluate.checkpoints if recipe.evaluate else []):
         if name not in ["base", *names]:
-            message = f"evaluate.on: no checkpoint {name!r}. {advice(name, ['base', *names])}"
-            yield ("evaluate", "on", index), "unknown_checkpoint", message
+            message = f"evaluate.checkpoints: no checkpoint {name!r}. {suggest(name, ['base', *names])}"
+            yield ("evaluate", "checkpoints", index), "unknown_checkpoint", message
 
 
-def _rewards(recipe: Recipe, folder: Path) -> Iterator[Found]:
+def _rewards(recipe: Recipe, folder: Path) -> Iterator[Finding]:
     for index, stage in enumerate(recipe.stages):
         names: list[str] = []
         for number, reward in enumerate(stage.rewards if stage.kind == "grpo" else []):
@@ -60,7 +66,7 @@ def _rewards(recipe: Recipe, folder: Path) -> Iterator[Found]:
                 yield loc, "reward_name", message
 
 
-def _tasks(recipe: Recipe, folder: Path) -> Iterator[Found]:
+def _tasks(recipe: Recipe, folder: Path) -> Iterator[Finding]:
     for index, task in enumerate(recipe.tasks):
         try:
             load_task(local(task, folder))
@@ -88,7 +94,7 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Finding]:
     loc, setting = ("stages", index, "trainer"), stage.trainer
     for key, package in _needs(stage):
         if not is_installed(package):
@@ -131,7 +137,7 @@ def _needs(stage: SftStage | GrpoStage) -> Iterator[tuple[str, str]]:
         yield "optim", "bitsandbytes"
 
 
-def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Finding]:
     """What a push to the hub needs; better found now than when all is trained."""
     loc, setting = ("stages", index, "trainer", "push_to_hub"), stage.settings()
     if not setting["push_to_hub"]:
@@ -145,24 +151,10 @@ def _hub(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
             yield loc, "hub", f"{stage.name}.trainer.push_to_hub: not logged in: `hf auth login`, or set HF_TOKEN"
 
 
-def _launcher() -> Iterator[Found]:
-    """What accelerate's launcher was asked for must leave a whole model at the end of a stage."""
-    if sharding() == "fsdp2":
-        for name, needed in {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}.items():
-            if os.environ.get(name) != needed:
-                message = f"accelerate's {name.lower()} is {os.environ.get(name)}, and nothing could be handed on; "
-                message += f"set {name.lower()}: {needed} (recipes/accelerate/fsdp2.yaml)"
-                yield ("stages",), "sharding", message
-    gathers = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
-    if sharding() == "zero3" and os.environ.get(gathers) != "true":
-        message = "accelerate's zero3_save_16bit_model is off, and nothing could be handed on; set it to true"
-        yield ("stages",), "sharding", f"{message} (recipes/accelerate/zero3.yaml)"
-
-
 # --- arithmetic and what excludes what --------------------------------------------------------------------------------
 
 
-def _four_bits(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
+def _four_bits(index: int, stage: SftStage | GrpoStage) -> Iterator[Finding]:
     loc, key = ("stages", index, "lora", "load_in_4bit"), f"{stage.name}.lora.load_in_4bit"
     if stage.kind == "grpo":
         yield loc, "load_in_4bit", f"{key}: for sft stages only; rollouts would come from another rounding"
@@ -170,13 +162,13 @@ def _four_bits(index: int, stage: SftStage | GrpoStage) -> Iterator[Found]:
         yield loc, "sharding", f"{key}: a base of 4 bits is not cut over ranks; launch with ddp.yaml"
 
 
-def _sft(index: int, stage: SftStage) -> Iterator[Found]:
+def _sft(index: int, stage: SftStage) -> Iterator[Finding]:
     if (stage.trainer.get("eval_strategy", "no") != "no") != (stage.eval_data is not None):
         message = f"{stage.name}: eval_data and trainer.eval_strategy (steps or epoch) need each other"
         yield ("stages", index), "eval_data", message
 
 
-def _grpo(index: int, stage: GrpoStage) -> Iterator[Found]:
+def _grpo(index: int, stage: GrpoStage) -> Iterator[Finding]:
     setting, loc = stage.settings(), ("stages", index, "trainer")
     yield from _batches(stage, loc, setting)
     length, completion = setting["vllm_max_model_length"], setting["max_completion_length"]
@@ -194,8 +186,8 @@ def _grpo(index: int, stage: GrpoStage) -> Iterator[Found]:
     for key in {"seed", "n"} & (setting["generation_kwargs"] or {}).keys():
         message = f"{stage.name}.trainer.generation_kwargs.{key}: leave it out; {_NOT_FOR_GROUPS[key]}"
         yield (*loc, "generation_kwargs"), "reserved_key", message
-    if stage.difficulty and stage.difficulty.lowest > stage.difficulty.highest:
-        message = f"{stage.name}.difficulty: lowest {stage.difficulty.lowest} is above highest"
+    if stage.difficulty and stage.difficulty.min_pass_rate > stage.difficulty.max_pass_rate:
+        message = f"{stage.name}.difficulty: min_pass_rate {stage.difficulty.min_pass_rate} is above max_pass_rate"
         yield ("stages", index, "difficulty"), "bad_value", message
 
 
@@ -205,9 +197,9 @@ _NOT_FOR_GROUPS = {
 }
 
 
-def _batches(stage: GrpoStage, loc: tuple[Any, ...], setting: dict[str, Any]) -> Iterator[Found]:
+def _batches(stage: GrpoStage, loc: tuple[Any, ...], setting: dict[str, Any]) -> Iterator[Finding]:
     steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
-    total, group = stage.completions_per_generation(), setting["num_generations"]
+    total, group = stage.completions_per_generation(processes()), setting["num_generations"]
     if setting["steps_per_generation"] and setting["generation_batch_size"]:
         message = f"{stage.name}.trainer: steps_per_generation and generation_batch_size say the same; keep one"
         yield (*loc, "generation_batch_size"), "batch_arithmetic", message
@@ -232,7 +224,9 @@ def _batches(stage: GrpoStage, loc: tuple[Any, ...], setting: dict[str, Any]) ->
     yield from _save_points(stage, (*loc, "save_steps"), total, setting)
 
 
-def _save_points(stage: GrpoStage, loc: tuple[Any, ...], completions: int, setting: dict[str, Any]) -> Iterator[Found]:
+def _save_points(
+    stage: GrpoStage, loc: tuple[Any, ...], completions: int, setting: dict[str, Any]
+) -> Iterator[Finding]:
     """That each save falls between two generations: the completions of one are in no checkpoint."""
     save, accumulation, passes = (
         setting[key] for key in ("save_steps", "gradient_accumulation_steps", "num_iterations")

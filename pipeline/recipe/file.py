@@ -21,8 +21,9 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.recipe import consistency as cross_check
-from pipeline.recipe.problem import Problem, RecipeError, advice
+from eval.files import local
+from pipeline.recipe import consistency
+from pipeline.recipe.problem import Problem, RecipeError, suggest
 from pipeline.recipe.schema import (
     RESERVED,
     Data,
@@ -35,7 +36,6 @@ from pipeline.recipe.schema import (
     SegmentLoss,
     SftStage,
     ThinkWeight,
-    local,
 )
 from pipeline.recipe.trl_fields import fields
 
@@ -62,12 +62,14 @@ def load(path: Path, overrides: list[str]) -> Recipe:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         broken = [tuple(detail["loc"]) for detail in error.errors()]
-        problems = [_problem(path, tree, dict(detail)) for detail in error.errors()]
+        renamed = {(*loc[:-1], _RENAMED[loc[-2:]]) for loc in broken if loc[-2:] in _RENAMED}
+        details = [dict(detail) for detail in error.errors() if tuple(detail["loc"]) not in renamed]
+        problems = [_problem(path, tree, detail) for detail in details]
         try:
             recipe = Recipe.model_validate(_without(plain, tree, broken))
         except ValidationError:
             raise RecipeError(problems) from None
-    for loc, code, message in cross_check.problems(recipe, path.parent):
+    for loc, code, message in consistency.problems(recipe, path.parent):
         if loc[:2] not in {other[:2] for other in broken}:  # what lacks a key here may be wrong for that alone
             problems.append(Problem(_where(path, tree, loc), code, message))
     if problems:
@@ -238,6 +240,16 @@ def _where(path: Path, tree: Any, loc: tuple[Any, ...]) -> str:
     return f"{path}:{lines[-1] if lines else 1}"
 
 
+# Two last parts of a place, or a key and its value, that have other names since 0.1.0.
+_RENAMED: dict[tuple[Any, ...], str] = {
+    ("evaluate", "on"): "checkpoints",
+    ("difficulty", "lowest"): "min_pass_rate",
+    ("difficulty", "highest"): "max_pass_rate",
+    ("bad_rows", "stop"): "fail",
+    ("mixed_rows", "stop"): "fail",
+}
+
+
 def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
     """One pydantic error as one line of advice."""
     loc = tuple(detail["loc"])
@@ -245,10 +257,12 @@ def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
     match detail["type"]:
         case "extra_forbidden":
             known, key = _known_keys(loc), str(loc[-1])
+            if new := _RENAMED.get(loc[-2:]):
+                return Problem(place, "unknown_key", f"{name} is `{new}` now")
             if loc[-2:-1] == ("trainer",) and (why := RESERVED[loc[2]].get(key)):
                 return Problem(place, "reserved_key", f"{name}: {why}")
             to = " to TRL" if loc[-2:-1] == ("trainer",) else ""
-            return Problem(place, "unknown_key", f"{name}: unknown{to or ' key'}. {advice(key, known)}")
+            return Problem(place, "unknown_key", f"{name}: unknown{to or ' key'}. {suggest(key, known)}")
         case "missing":
             return Problem(place, "missing_key", f"{name}: required key is missing")
         case "union_tag_invalid":
@@ -256,6 +270,8 @@ def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
             return Problem(_where(path, tree, (*loc, "kind")), "bad_value", message)
         case "union_tag_not_found":
             return Problem(place, "missing_key", f"{name}.kind: required key is missing; sft or grpo")
+        case "literal_error" if new := _RENAMED.get((loc[-1], str(value))):
+            return Problem(place, "bad_value", f"{name}: `{loc[-1]}: {value}` is `{loc[-1]}: {new}` now")
         case _:
             message = f"{name}: {detail['msg']}, got {value!r:.80}{_yaml_advice(detail['type'], value)}"
             return Problem(place, "bad_value", message)

@@ -1,11 +1,10 @@
 """A user's mistake, as the one line that it gets."""
 
+import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-
-from rewards.load import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class RecipeError(ValueError):
 
 
 @contextmanager
-def mistakes(where: str, code: str) -> Iterator[None]:
+def as_recipe_error(where: str, code: str) -> Iterator[None]:
     """Around what only a user's mistake can break: its ValueError or OSError becomes one clear line."""
     try:
         yield
@@ -44,6 +43,8 @@ def mistakes(where: str, code: str) -> Iterator[None]:
         raise RecipeError([Problem(where, code, str(error).splitlines()[0])]) from error
 
 
-def advice(word: str, known: list[str]) -> str:
+def suggest(word: str, known: list[str]) -> str:
     """What an unknown `word` may have been meant for; all that is known, if that is not much."""
-    return did_you_mean(word, known) or (f"Known: {', '.join(known)}" if len(known) < 20 else "")
+    if near := difflib.get_close_matches(word, known, n=1):
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(known)}" if len(known) < 20 else ""

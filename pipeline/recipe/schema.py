@@ -1,16 +1,15 @@
 """The recipe: one strict schema."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-from eval.data.formats import Format
 from eval.data.rows import Source
+from eval.task import Decoding, DecodingSettings
 from pipeline.recipe.trl_fields import TrainerBlock, fields
-from rewards.contract import OnError, checked
+from rewards.contract import OnError, enforce_contract
 from rewards.load import load_reward
 
 
@@ -26,23 +25,15 @@ class Model(Strict):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
 
-class Data(Strict):
-    path: str  # a folder, a .jsonl, .json or .parquet file, or a hub id
-    format: Format = "rows"
-    split: str = "train"
-    revision: str | None = None
-    file: str | None = None  # one file of the folder or of the hub's repository
-    images: str | None = None  # the folder that image paths in the rows are relative to
-    columns: dict[str, str] = {}  # the format's name of a column: the data's own
-    bad_rows: Literal["stop", "drop"] = "stop"  # rows that would be trained wrongly: refuse to run, or leave out
+class Data(Source):
+    """Rows to train on, to ask, or to watch the loss of."""
+
+    name: str | None = None  # the hub data set's configuration
+    bad_rows: Literal["fail", "drop"] = "fail"  # rows that would be trained wrongly: refuse to run, or leave out
 
     @property
-    def place(self) -> str:
-        """Where the rows stand, for messages."""
-        return f"{self.path}/{self.file}" if self.file else self.path
-
-    def source(self) -> Source:
-        return Source(**self.model_dump(exclude={"bad_rows"}))
+    def configuration(self) -> str | None:
+        return self.name
 
 
 class ThinkWeight(Strict):
@@ -79,33 +70,19 @@ class Reward(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     use: str
     weight: float = 1.0
-    bound: float = Field(default=1e6, gt=0)  # a larger value, of either sign, is a mistake
-    on_error: OnError = "fail"  # what breaks the contract stops the run, or counts as 0
+    max_abs: float = Field(default=1e6, gt=0)  # a larger value, of either sign, is a mistake
+    on_error: OnError = "fail"  # what breaks the contract ends the run, or counts as 0
 
     def function(self, folder: Path = Path(), on_error: OnError | None = None) -> Callable[..., Any]:
         """The reward itself, its returns checked; a relative file is looked for in `folder`."""
         loaded = load_reward(self.use, dict(self.model_extra or {}), folder)
-        return checked(loaded, self.bound, on_error or self.on_error)
+        return enforce_contract(loaded, self.max_abs, on_error or self.on_error)
 
 
 _NamedOrWhole = Annotated[
     Reward,
     BeforeValidator(lambda use: {"use": use} if isinstance(use, str) else use, json_schema_input_type=str | Reward),
 ]
-
-
-def processes() -> int:
-    """Of this job; a launcher says so."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def sharding() -> str:
-    """How accelerate's launcher cuts the model over this job's processes: `none`, `fsdp2`, `zero2` or `zero3`."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return "zero2" if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2" else "zero3"
-    return "none"
 
 
 # What a stage decides itself, or what the loss cannot carry; a recipe that sets it would be overruled silently.
@@ -169,8 +146,8 @@ class Difficulty(Strict):
     """Ask the model that the stage starts from, and keep the rows that it gets right neither never nor always."""
 
     samples: int = Field(gt=0)  # completions a row, at the stage's temperature
-    lowest: float = Field(ge=0, le=1)  # pass rates that are kept, both ends included
-    highest: float = Field(ge=0, le=1)
+    min_pass_rate: float = Field(ge=0, le=1)  # rows between the two are kept, both ends included
+    max_pass_rate: float = Field(ge=0, le=1)
 
 
 class GrpoStage(_Stage):
@@ -178,16 +155,16 @@ class GrpoStage(_Stage):
     rewards: list[_NamedOrWhole] = Field(min_length=1)
     max_logp_difference: float = Field(default=0.1, gt=0)  # nats; above it, the engine's weights are stale: stop
     rollout_timeout: float = Field(default=120.0, gt=0)  # seconds without progress of vLLM after which the run ends
-    mixed_rows: Literal["stop", "split"] = "stop"  # rows with images and rows without: refuse, or ask in turns
+    mixed_rows: Literal["fail", "split"] = "fail"  # rows with images and rows without: refuse, or ask in turns
     dynamic_sampling: int = Field(default=0, ge=0)  # rounds in which groups without contrast are replaced (DAPO)
     difficulty: Difficulty | None = None
     trainer: Annotated[dict[str, Any], TrainerBlock("grpo", {*RESERVED["grpo"]})] = {}  # trl.GRPOConfig
 
-    def completions_per_generation(self) -> int:
-        """Completions that all processes of this job roll out together."""
+    def completions_per_generation(self, processes: int) -> int:
+        """Completions that all processes of a job roll out together."""
         setting = self.settings()
         steps = setting["steps_per_generation"] or setting["gradient_accumulation_steps"]
-        total = setting["generation_batch_size"] or setting["per_device_train_batch_size"] * steps * processes()
+        total = setting["generation_batch_size"] or setting["per_device_train_batch_size"] * steps * processes
         return int(total)
 
     @property
@@ -198,13 +175,14 @@ class GrpoStage(_Stage):
 Stage = Annotated[SftStage | GrpoStage, Discriminator("kind")]
 
 
-class Evaluate(Strict):
+class Evaluate(DecodingSettings):
+    """Which checkpoints are asked what; how is in the settings that `python -m eval` has too."""
+
     tasks: list[str]  # names of shipped tasks, or YAML files
-    on: list[str]  # `base` or names of stages
-    batch_size: int = Field(default=64, gt=0)  # prompts decoded together, per rank
-    samples: int = Field(default=0, ge=0)  # sampled completions an item, beside the greedy one
-    temperature: float = Field(default=1.0, gt=0)  # of the samples
-    image_removed: bool = True  # rows with images also without them, greedily: what the text alone gives away
+    checkpoints: list[str]  # `base` or names of stages
+
+    def decoding(self, seed: int) -> Decoding:
+        return Decoding(seed=seed, **self.model_dump(include={*DecodingSettings.model_fields}))
 
 
 class Recipe(Strict):
@@ -224,8 +202,3 @@ class Recipe(Strict):
     def revision_of(self, model_in: str) -> str | None:
         """The pinned revision, where `model_in` is the recipe's model and not what a stage left."""
         return self.model.revision if model_in == self.model.path else None
-
-
-def local(path: str, folder: Path) -> str:
-    """Paths in a recipe are relative to its folder; what is not there stays as it is (a hub id, a task's name)."""
-    return str((folder / path).resolve()) if (folder / path).exists() else path

@@ -1,6 +1,5 @@
 """The arguments of TRL's trainers: a stage's `trainer` block with what the pipeline decides around it."""
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from io import StringIO
 from multiprocessing import get_context
@@ -13,9 +12,10 @@ from transformers import AutoConfig, PretrainedConfig
 from trl import GRPOConfig, SFTConfig
 
 from eval.decode import vision_token_ids
+from pipeline.launch import forget_rank, processes
 from pipeline.recipe.file import where
-from pipeline.recipe.problem import Problem, RecipeError, mistakes
-from pipeline.recipe.schema import GrpoStage, Recipe, SftStage, processes
+from pipeline.recipe.problem import Problem, RecipeError, as_recipe_error
+from pipeline.recipe.schema import GrpoStage, Recipe, SftStage
 
 KEPT_CHECKPOINTS = 2  # our choice: the newest, and one more should it be damaged
 
@@ -42,7 +42,7 @@ def resolved(recipe: Recipe) -> str:
     Raises:
         RecipeError: the model's configuration cannot be read, or TRL refuses a stage's arguments.
     """
-    with mistakes(where(recipe, "model", "path"), "model"):
+    with as_recipe_error(where(recipe, "model", "path"), "model"):
         config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
     made = _all_arguments(recipe, config)
     arguments = {name: {type(each).__name__: each.to_dict()} for name, each in made.items()}
@@ -59,8 +59,7 @@ def refused(recipe: Recipe, config: PretrainedConfig) -> list[Problem]:
 
 def _refused(recipe: Recipe, config: PretrainedConfig) -> list[Problem]:
     ranks = processes()
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)  # the child is no rank; what all ranks hold together is its own batch
+    forget_rank()  # what all ranks hold together is the child's own batch
     stages = [_as_one_process(stage, ranks) for stage in recipe.stages]
     try:
         _all_arguments(recipe.model_copy(update={"stages": stages}), config)

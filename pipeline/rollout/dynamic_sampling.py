@@ -8,14 +8,13 @@ alike; a group may come from other ranks than those that train on it.
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
 from trl.data_utils import prepare_multimodal_messages
 
-if TYPE_CHECKING:
-    from pipeline.grpo import RolloutTrainer
+from pipeline.rollout.trainer import RolloutTrainer
 
 
 class Rollouts(NamedTuple):
@@ -50,94 +49,118 @@ class Group(NamedTuple):
     has_contrast: bool
 
 
-def replace_groups(trainer: "RolloutTrainer", prompts: list[Any], rollouts: Rollouts) -> Rollouts:
-    """The rollouts with other groups in the place of those without contrast.
+class DynamicSamplingTrainer(RolloutTrainer):
+    """A `RolloutTrainer` that replaces groups without contrast before it trains on a generation.
 
-    `prompts` and `trainer.inputs`, the rows of this rank's completions, change with them; `trainer.scored` gets the
-    rewards of the whole batch. Logged: `dynamic_sampling/replaced` and `/unfilled`, shares of the batch's groups, and
-    `/rounds`.
+    Logged: `dynamic_sampling/replaced` and `/unfilled`, shares of the batch's groups, and `/rounds`.
     """
-    inputs, size, world = trainer.inputs, trainer.num_generations, trainer.accelerator.num_processes
-    groups = _groups(trainer, inputs, prompts, rollouts, None)
-    empty = [place for place, group in enumerate(groups) if not group.has_contrast]
-    before, rounds, unit = len(empty), 0, world // math.gcd(world, size)  # every rank rolls out as much as the others
-    if empty:  # on all ranks alike
-        fresh = _fresh_rows(trainer, {*gather_object([row["id"] for row in inputs])}, rollouts.images is not None)
-    while empty and rounds < trainer.stage.dynamic_sampling:
-        wanted = math.ceil(len(empty) / unit) * unit
-        rows, fresh = fresh[:wanted], fresh[wanted:]
-        if len(rows) < wanted:
-            break
-        rounds += 1
-        mine = _share(trainer, [row for row in rows for _ in range(size)])
-        new_inputs = [trainer.train_dataset[row] for row in mine]
-        new_prompts = [_prompt(row) for row in new_inputs]
-        found = _groups(trainer, new_inputs, new_prompts, trainer._roll_out(new_prompts), rows)
-        for group in found:
-            if group.has_contrast and empty:
-                groups[empty.pop(0)] = group
-    mode = trainer._metrics["train"]
-    mode["dynamic_sampling/replaced"].append((before - len(empty)) / len(groups))
-    mode["dynamic_sampling/unfilled"].append(len(empty) / len(groups))
-    mode["dynamic_sampling/rounds"].append(float(rounds))
-    trainer.scored = torch.cat([group.rewards for group in groups])
-    kept = _share(trainer, [(group.row, each) for group in groups for each in group.completions])
-    for index, (row, _) in enumerate(kept):
-        if row is not None:
-            inputs[index] = trainer.train_dataset[row]
-            prompts[index] = _prompt(inputs[index])
-    chosen = [completion for _, completion in kept]
-    for column in sorted({column for each in chosen for column in each.extra}):
-        trainer._log_completion_extra(column, [each.extra.get(column) for each in chosen])
-    return rollouts._replace(
-        prompt_ids=[each.prompt_ids for each in chosen],
-        completion_ids=[each.completion_ids for each in chosen],
-        completions=[each.completion for each in chosen],
-        logprobs=None if rollouts.logprobs is None else [each.logprobs or [] for each in chosen],
-        images=None if rollouts.images is None else [row["images"] for row in inputs],
-    )
 
+    inputs: list[dict[str, Any]]  # the rows of this rank's completions
+    _pending_extra_logs: dict[str, list[Any]]  # TRL's: the columns that rewards log
+    scored: torch.Tensor | None = None  # the rewards of a generation whose groups were chosen by them
 
-def _groups(
-    trainer: "RolloutTrainer", inputs: list[Any], prompts: list[Any], rollouts: Rollouts, rows: list[int] | None
-) -> list[Group]:
-    """Score the completions of all ranks and put them together by prompt. Called by every rank."""
-    rewards = trainer._score(inputs, prompts, rollouts.completions, rollouts.completion_ids)
-    extra, trainer._pending_extra_logs = trainer._pending_extra_logs, defaultdict(list)
-    mine = [
-        Completion(
-            rollouts.prompt_ids[index],
-            rollouts.completion_ids[index],
-            rollouts.completions[index],
-            rollouts.logprobs[index] if rollouts.logprobs is not None else None,
-            {column: values[index] for column, values in extra.items()},
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.inputs = inputs
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list[Any]) -> Rollouts:
+        """As TRL's; in `prompts` and `inputs`, the rows of replaced groups give way to the new ones."""
+        rollouts = Rollouts(*super()._generate(prompts))
+        if not self.model.training:
+            return rollouts
+        groups = self._groups(self.inputs, prompts, rollouts, None)
+        self._replace(groups, rollouts.images is not None)
+        self.scored = torch.cat([group.rewards for group in groups])
+        return self._of_this_rank(groups, prompts, rollouts)
+
+    def _score(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> torch.Tensor:
+        if self.scored is None:
+            return super()._score(inputs, prompts, completions, completion_ids)
+        rewards, self.scored = self.scored, None
+        return rewards
+
+    def _replace(self, groups: list[Group], pictured: bool) -> None:
+        """Put groups of other prompts into the places of those without contrast. Called by every rank."""
+        empty = [place for place, group in enumerate(groups) if not group.has_contrast]
+        before, rounds, world = len(empty), 0, self.accelerator.num_processes
+        unit = world // math.gcd(world, self.num_generations)  # every rank rolls out as much as the others
+        fresh = self._fresh_rows(pictured) if empty else []  # on all ranks alike
+        while empty and rounds < self.stage.dynamic_sampling:
+            wanted = math.ceil(len(empty) / unit) * unit
+            if len(fresh) < wanted:
+                break
+            rounds += 1
+            for group in self._roll_out(fresh[:wanted]):
+                if group.has_contrast and empty:
+                    groups[empty.pop(0)] = group
+            fresh = fresh[wanted:]
+        logged = self._metrics["train"]
+        logged["dynamic_sampling/replaced"].append((before - len(empty)) / len(groups))
+        logged["dynamic_sampling/unfilled"].append(len(empty) / len(groups))
+        logged["dynamic_sampling/rounds"].append(float(rounds))
+
+    def _fresh_rows(self, pictured: bool) -> list[int]:
+        """Rows of the data set that are not in the batch, with images as it has, in an order that the step decides."""
+        taken = {*gather_object([row["id"] for row in self.inputs])}
+        order = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self._step)
+        ids = self.train_dataset["id"][:]
+        rows = torch.randperm(len(ids), generator=order).tolist()
+        return [row for row in rows if self.pictured[row] == pictured and ids[row] not in taken]
+
+    def _roll_out(self, rows: list[int]) -> list[Group]:
+        """A group for each of `rows`, rolled out by all ranks together."""
+        mine = self._share([row for row in rows for _ in range(self.num_generations)])
+        inputs = [self.train_dataset[row] for row in mine]
+        prompts = [_prompt(row) for row in inputs]
+        return self._groups(inputs, prompts, Rollouts(*super()._generate(prompts)), rows)
+
+    def _groups(self, inputs: list[Any], prompts: list[Any], rollouts: Rollouts, rows: list[int] | None) -> list[Group]:
+        """Score the completions of all ranks and put them together by prompt. Called by every rank."""
+        rewards = self._score(inputs, prompts, rollouts.completions, rollouts.completion_ids)
+        extra, self._pending_extra_logs = self._pending_extra_logs, defaultdict(list)
+        mine = [
+            Completion(
+                rollouts.prompt_ids[index],
+                rollouts.completion_ids[index],
+                rollouts.completions[index],
+                rollouts.logprobs[index] if rollouts.logprobs is not None else None,
+                {column: values[index] for column, values in extra.items()},
+            )
+            for index in range(len(inputs))
+        ]
+        everyone, size, totals = gather_object(mine), self.num_generations, self.totals(rewards)
+        return [
+            Group(
+                rows[place] if rows else None,
+                everyone[place * size : (place + 1) * size],
+                rewards[place * size : (place + 1) * size],
+                not bool(torch.isclose(total.std(), torch.zeros(()))),
+            )
+            for place, total in enumerate(totals.cpu())
+        ]
+
+    def _of_this_rank(self, groups: list[Group], prompts: list[Any], rollouts: Rollouts) -> Rollouts:
+        """The rank's part of `groups`, in the shape of `rollouts`."""
+        kept = self._share([(group.row, completion) for group in groups for completion in group.completions])
+        for index, (row, _) in enumerate(kept):
+            if row is not None:
+                self.inputs[index] = self.train_dataset[row]
+                prompts[index] = _prompt(self.inputs[index])
+        chosen = [completion for _, completion in kept]
+        for column in sorted({column for completion in chosen for column in completion.extra}):
+            self._log_completion_extra(column, [completion.extra.get(column) for completion in chosen])
+        return rollouts._replace(
+            prompt_ids=[completion.prompt_ids for completion in chosen],
+            completion_ids=[completion.completion_ids for completion in chosen],
+            completions=[completion.completion for completion in chosen],
+            logprobs=None if rollouts.logprobs is None else [completion.logprobs or [] for completion in chosen],
+            images=None if rollouts.images is None else [row["images"] for row in self.inputs],
         )
-        for index in range(len(inputs))
-    ]
-    everyone, size, totals = gather_object(mine), trainer.num_generations, trainer.totals(rewards)
-    return [
-        Group(
-            rows[place] if rows else None,
-            everyone[place * size : (place + 1) * size],
-            rewards[place * size : (place + 1) * size],
-            not bool(torch.isclose(total.std(), torch.zeros(()))),
-        )
-        for place, total in enumerate(totals.cpu())
-    ]
 
-
-def _fresh_rows(trainer: "RolloutTrainer", taken: set[Any], pictured: bool) -> list[int]:
-    """Rows of the data set that are not in the batch, with images as it has, in an order that the step decides."""
-    order = torch.Generator().manual_seed(trainer.args.seed * 1_000_003 + trainer._step)
-    ids = trainer.train_dataset["id"][:]
-    rows = torch.randperm(len(ids), generator=order).tolist()
-    return [row for row in rows if trainer.pictured[row] == pictured and ids[row] not in taken]
-
-
-def _share(trainer: "RolloutTrainer", everyones: list[Any]) -> list[Any]:
-    """This rank's part of a list over all ranks' completions."""
-    count = len(everyones) // trainer.accelerator.num_processes
-    return everyones[trainer.accelerator.process_index * count :][:count]
+    def _share(self, everyones: list[Any]) -> list[Any]:
+        """This rank's part of a list over all ranks' completions."""
+        count = len(everyones) // self.accelerator.num_processes
+        return everyones[self.accelerator.process_index * count :][:count]
 
 
 def _prompt(row: dict[str, Any]) -> Any:

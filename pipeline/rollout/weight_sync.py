@@ -30,7 +30,7 @@ from transformers.core_model_loading import revert_weight_conversion
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-def keep_current(generation: Any) -> None:
+def keep_in_sync(generation: Any) -> None:
     """Make each `sync_weights` of `generation`, a `VLLMGeneration` of TRL, leave the trainer's weights there."""
     trl_walk, trl_push = generation._iter_named_params, generation.sync_weights
     generation._iter_named_params = lambda: _by_checkpoint_names(generation, trl_walk)

@@ -6,8 +6,8 @@ all four cells, muses in many wordings, says which two cells the question is abo
 order; which of them is larger it never says. That is left to the answer, one digit, which no token of the trace gives
 away: to name one of the two by chance is right half of the time.
 
-The paper starts from models that write fluently, so the base is trained first, on `read` (which digit stands where) and
-`fluent` (the first or second digit of a row or column, thought about in the same way). All questions have the same
+The paper starts from models that write fluently, so the base is trained first, on `pretrain` (which digit stands where)
+and `fluent` (the first or second digit of a row or column, thought about in the same way). All questions have the same
 length, and so have all traces, for the reason that the demo gives.
 """
 
@@ -78,7 +78,7 @@ HELDOUT_SEED = 20261126  # the same questions for every seed
 class Sizes(NamedTuple):
     """Rows of each data set."""
 
-    read: int = 12000
+    pretrain: int = 12000
     fluent: int = 12000
     sft: int = 12000
     rl: int = 4096
@@ -126,13 +126,13 @@ def compare_example(digits: list[int], rng: random.Random) -> Example:
 
 
 def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
-    """Write `out/model` and the parquet files `read`, `fluent`, `sft`, `rl`, `dev` and `heldout`."""
+    """Write `out/model` and the parquet files `pretrain`, `fluent`, `sft`, `rl`, `dev` and `heldout`."""
     every, heldout = load_digits()
     train, dev = every.part(slice(-DEV_DIGITS)), every.part(slice(-DEV_DIGITS, None))
     write(
         out,
         {
-            "read": Plan(read_example, train, sizes.read, 10 * seed + 1, SHIFT),
+            "pretrain": Plan(read_example, train, sizes.pretrain, 10 * seed + 1, SHIFT),
             "fluent": Plan(fluent_example, train, sizes.fluent, 10 * seed + 2, SHIFT),
             "sft": Plan(compare_example, train, sizes.sft, 10 * seed + 3, SHIFT),
             "rl": Plan(compare_example, train, sizes.rl, 10 * seed + 4, SHIFT),

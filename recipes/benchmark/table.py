@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
 
 from eval.compare import compare, verdict, with_holm  # noqa: E402
-from eval.files import json_lines, write_json, write_text  # noqa: E402
+from eval.files import json_lines, write_text  # noqa: E402
 from eval.scores import CORRECT, Line  # noqa: E402
 
 DEVICE = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
@@ -79,7 +79,7 @@ class Run(NamedTuple):
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(f"{self.name} ended with {done.returncode}: see {log}")
-        write_json(self.kept, _kept(folder))
+        write_text(self.kept, json.dumps(_kept(folder)) + "\n")
         print(f"{self.name}: done", flush=True)
 
 
@@ -121,11 +121,12 @@ def _sft(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
 
 
 def _grpo(name: str, seed: int, loss: str, rate: float, *overrides: str) -> Run:
-    changes = [f"sft.trainer.learning_rate={tuned(loss):g}", f"grpo.trainer.learning_rate={rate:g}"]
+    changes = [f"sft.loss={LOSSES[loss]}", f"sft.trainer.learning_rate={tuned(loss):g}"]
+    changes.append(f"grpo.trainer.learning_rate={rate:g}")
     if importlib.util.find_spec("vllm") is None:
         changes.append("grpo.trainer.use_vllm=false")
     data = f"data.rl.path={ASSETS / str(seed) / 'rl.parquet'}"
-    return Run(name, f"{loss}.yaml", [*_on_data(seed), data, *changes, *overrides])
+    return Run(name, "arm.yaml", [*_on_data(seed), data, *changes, *overrides])
 
 
 DEV = f"evaluate.tasks=[{HERE / 'dev.yaml'}]"

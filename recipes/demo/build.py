@@ -3,7 +3,7 @@
 The pictures are 2x2 grids of MNIST digits; the demo asks how many of the four digits are even, odd, small or large. Its
 SFT corpus is a mix, as distilled corpora are: a careful teacher goes through the digits one by one, a hasty one names
 the count at a glance. Both are always right, but only the careful traces are within a small student's reach; which ones
-those are, a verified reward can find out. The `read` set asks other questions, and stands in for pre-training.
+those are, a verified reward can find out. The `pretrain` set asks other questions, and stands in for pre-training.
 
 Two choices make reading quick to learn from nothing. All questions have the same length, so a digit is always the same
 number of tokens away from its place in the trace; and the rotary base is 10, not 10,000, so that neighbouring cells and
@@ -93,7 +93,7 @@ CHAT_TEMPLATE = """\
 class Sizes(NamedTuple):
     """Rows of each data set."""
 
-    read: int = 12000
+    pretrain: int = 12000
     sft: int = 8000
     rl: int = 1024
     heldout: int = 1000
@@ -155,7 +155,7 @@ def reading(digits: list[int]) -> str:
 
 
 def read_example(digits: list[int], rng: random.Random) -> Example:
-    """A question of the `read` stage: which digit stands in a cell, or whether it has a property."""
+    """A question of the `pretrain` stage: which digit stands in a cell, or whether it has a property."""
     cell = rng.randrange(4)
     if rng.random() < 0.4:
         think = f"{reading(digits)} {rng.choice(('Step by step', 'At a glance'))}: {CELLS[cell]} is {digits[cell]}."
@@ -310,10 +310,10 @@ class Plan(NamedTuple):
 
 
 def build(out: Path, seed: int, sizes: Sizes = SIZES) -> None:
-    """Write `out/model` and the parquet files `read`, `sft`, `rl` and `heldout` (the same for every seed)."""
+    """Write `out/model` and the parquet files `pretrain`, `sft`, `rl` and `heldout` (the same for every seed)."""
     train, heldout = load_digits()
     plans = {
-        "read": Plan(read_example, train, sizes.read, 10 * seed + 1, SHIFT),
+        "pretrain": Plan(read_example, train, sizes.pretrain, 10 * seed + 1, SHIFT),
         "sft": Plan(count_example, train, sizes.sft, 10 * seed + 2, SHIFT),
         "rl": Plan(count_example, train, sizes.rl, 10 * seed + 3, SHIFT),
         "heldout": Plan(count_example, heldout, sizes.heldout, SPLIT_SEED, 0),

@@ -66,7 +66,7 @@ _START_S = 2.0  # one that is ended while it starts in its place prints a traceb
 
 
 def compare(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Compare each (reference, answer), both in their `plain` spelling; all at once, in the workers.
+    """Compare each (reference, answer), both in their `normalize` spelling; all at once, in the workers.
 
     Returns for each `correct`, `wrong`, `answer_unusable` (algebra cannot read the reference), `unparseable` (nor the
     answer, or the worker died of it) or `timeout`. Callable from any thread.
@@ -74,9 +74,9 @@ def compare(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return _ask(_compare, pairs)
 
 
-def check(golds: Sequence[str]) -> list[str]:
+def read_references(golds: Sequence[str]) -> list[str]:
     """`correct` for each reference that algebra can read, else what `compare` would say of it."""
-    return _ask(_check, [(gold,) for gold in golds])
+    return _ask(_read_reference, [(gold,) for gold in golds])
 
 
 def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list[str]:
@@ -162,7 +162,7 @@ def _compare(gold: str, answer: str) -> str:
         return "unparseable"
 
 
-def _check(gold: str) -> str:
+def _read_reference(gold: str) -> str:
     _limit_time()
     try:
         return "correct" if all(_parse(text) is not None for text in expressions(read(gold))) else "answer_unusable"

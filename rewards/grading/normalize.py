@@ -10,7 +10,7 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=4096)  # a reference is read once for each completion of its group
-def plain(text: str) -> str:
+def normalize(text: str) -> str:
     """`text` in its plain spelling: ASCII digits and signs, LaTeX for mathematical symbols, no wrapping, no phrase.
 
     Total on any `str`; callers bound the length (`rewards.response.MAX_ANSWER_CHARS`).

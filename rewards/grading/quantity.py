@@ -63,7 +63,7 @@ class Quantity(NamedTuple):
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number in `text` (in its `plain` spelling) with its unit; None for anything else."""
+    """The number in `text` (in its `normalize` spelling) with its unit; None for anything else."""
     if len(text) > _MAX_CHARS or not text.isascii():
         return None
     lead = re.match(r"(?:([-+]) ?)?(?:(\$|EUR|GBP|JPY|INR) ?([-+])?)?", text)

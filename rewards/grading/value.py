@@ -69,7 +69,7 @@ Algebra = Callable[[str, str, str], bool]
 
 @lru_cache(maxsize=4096)  # a reference is read once for its kind and once for each completion of its group
 def read(text: str) -> Value:
-    """The value that `text` (in its `plain` spelling) writes. Total: what is nothing else is `Words`."""
+    """The value that `text` (in its `normalize` spelling) writes. Total: what is nothing else is `Words`."""
     text = _without_outer_brackets(text.strip().removeprefix("+").strip())
     if text.startswith("{{"):  # a template's, not LaTeX's
         return Words(text)

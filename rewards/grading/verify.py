@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from ..response import MAX_ANSWER_CHARS
 from . import algebra
-from .normalize import plain
+from .normalize import normalize
 from .quantity import Quantity, quantity, same_quantity
 from .value import Unordered, Value, Words, expressions, folded, read, same, spelled
 
@@ -68,13 +68,13 @@ def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) 
     results = [_verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT for gold, kind, choices in references]
     asked: dict[str, list[int]] = {}
     for index, (gold, kind, choices) in enumerate(references):
-        text = plain(gold) if results[index] else ""
+        text = normalize(gold) if results[index] else ""
         if results[index] and (kind or kind_of(gold, choices)) == "math" and expressions(read(text)):
             if algebra.is_costly(text) or algebra.is_undefined(text):
                 results[index] = False
             else:
                 asked.setdefault(text, []).append(index)
-    for indices, outcome in zip(asked.values(), algebra.check(list(asked)), strict=True):
+    for indices, outcome in zip(asked.values(), algebra.read_references(list(asked)), strict=True):
         for index in indices:
             results[index] = outcome == Outcome.CORRECT
     return results
@@ -92,7 +92,7 @@ _compared: dict[_Pair, Outcome] = {}  # so that a second reward that needs the s
 
 def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
     """The kind of a reference answer that does not declare one."""
-    gold = plain(gold)
+    gold = normalize(gold)
     if choices or re.fullmatch(r"[A-Z]|\([A-Z]\)", gold):
         return "choice"
     value = read(gold)
@@ -121,13 +121,13 @@ def _same_text(gold: str, answer: str) -> bool:
 def _verdict(question: Question) -> Outcome | _Pair:
     if not 0 < len(question.gold) <= MAX_ANSWER_CHARS:
         return Outcome.ANSWER_UNUSABLE
-    gold = plain(question.gold)
+    gold = normalize(question.gold)
     if not gold:
         return Outcome.ANSWER_UNUSABLE
     kind = question.kind or kind_of(question.gold, question.choices)
     if len(question.answer) > MAX_ANSWER_CHARS:
         return Outcome.UNPARSEABLE
-    answer = plain(question.answer)
+    answer = normalize(question.answer)
     match kind:
         case "choice":
             return _choice(answer, gold, question.choices or ())
@@ -155,7 +155,7 @@ _HEDGE = re.compile(
 
 
 def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome:
-    letters, options = ascii_uppercase[: len(choices) or 26], [plain(choice) for choice in choices]
+    letters, options = ascii_uppercase[: len(choices) or 26], [normalize(choice) for choice in choices]
     if len({option.casefold() for option in options}) == len(options):  # but Ff and ff are two genotypes
         options, gold, answer = [option.casefold() for option in options], gold.casefold(), answer.casefold()
     right = _option(gold, letters, options)
@@ -177,7 +177,7 @@ def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
             return letter
         if not options:  # `A dog` begins with an article, `A. dog` with a letter
             return letter if match["sign"] and not _HEDGE.search(option) else None
-        if plain(option) == options[letters.index(letter)]:
+        if normalize(option) == options[letters.index(letter)]:
             return letter
     same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text]
     if not same_text and (number := quantity(text)):  # 8.0, where an option is 8

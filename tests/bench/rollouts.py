@@ -31,9 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from families import FAMILIES, save, save_retied  # noqa: E402
 from steps import grpo_stage  # noqa: E402
 
-from eval.chat import Chat  # noqa: E402
+from eval.chat import ChatFormat  # noqa: E402
 from eval.data.rows import prompt  # noqa: E402
-from pipeline.grpo import RolloutTrainer  # noqa: E402
+from pipeline.rollout.trainer import RolloutTrainer  # noqa: E402
 
 ON_CPU = not torch.cuda.is_available()
 WIDTH, LAYERS = (128, 4) if ON_CPU else (2048, 12)
@@ -166,7 +166,7 @@ def _measure(backend: str, policy: str, out: str) -> dict[str, Any]:
     stage, ends = grpo_stage(), StepEnds()
     trainer = RolloutTrainer(
         model=policy,
-        chat=Chat(policy),
+        chat=ChatFormat(policy),
         stage=stage,
         reward_funcs=[reward.function() for reward in stage.rewards],
         args=GRPOConfig(**settings, gradient_checkpointing=False),

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from families import FAMILIES  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from eval.chat import Chat  # noqa: E402
+from eval.chat import ChatFormat  # noqa: E402
 from eval.data.rows import prompt  # noqa: E402
 from pipeline.recipe.schema import SegmentLoss, ThinkWeight  # noqa: E402
 from pipeline.sft import SegmentTrainer  # noqa: E402
@@ -99,7 +99,7 @@ def _trainer(who: str, kind: Kind, tokens: int) -> Any:
         model, processor = _model(kind)
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
-        chat = Chat(folder)
+        chat = ChatFormat(folder)
     settings = SFTConfig(
         output_dir=tempfile.gettempdir(),
         report_to="none",
@@ -133,7 +133,7 @@ def _model(kind: Kind) -> tuple[Any, Any]:
         return type(model)(model.config), processor
 
 
-def _rows(kind: Kind, chat: Chat, tokens: int) -> Dataset:
+def _rows(kind: Kind, chat: ChatFormat, tokens: int) -> Dataset:
     """One row with about `tokens` tokens, of which the answer takes about ten."""
     sentence = "I see 3 and 4; together they are 7. Is that so? Yes! "
     think = sentence * (tokens // len(chat.ids(sentence)))

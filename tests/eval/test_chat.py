@@ -14,11 +14,11 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
-from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe.schema import Data
+from pipeline.rollout.trainer import RolloutTrainer
 from pipeline.sft import SegmentTrainer
 from rewards.accuracy import accuracy
 from rewards.response import TAGS, Response, answer_start, parse, render
@@ -56,7 +56,7 @@ def rows(tmp_path: Path) -> Data:
     [("qwen2_5", ""), ("qwen3", ""), ("qwen3_instruct_2507", ""), ("qwen3_5_think", "<think>"), ("lfm2", "")],
 )
 def test_a_template_that_keeps_a_response_fits(checkpoint: Callable[..., Path], name: str, opening: str) -> None:
-    chat = Chat(str(checkpoint(template(name))))
+    chat = ChatFormat(str(checkpoint(template(name))))
     chat.check_template()
     assert chat.opening == opening
 
@@ -71,7 +71,7 @@ def test_a_template_that_keeps_a_response_fits(checkpoint: Callable[..., Path], 
     ],
 )
 def test_a_template_that_loses_a_response_is_refused(checkpoint: Callable[..., Path], name: str, why: str) -> None:
-    chat = Chat(str(checkpoint(template(name))))
+    chat = ChatFormat(str(checkpoint(template(name))))
     with pytest.raises(ValueError, match=why):
         chat.check_template()
 
@@ -82,13 +82,13 @@ def test_a_model_without_a_template_or_without_a_folder_is_named(
     folder = checkpoint()
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="has no chat template"):
-        Chat(str(folder))
+        ChatFormat(str(folder))
     with pytest.raises(ValueError, match="no such folder"):
-        Chat(str(tmp_path / "missing"))
+        ChatFormat(str(tmp_path / "missing"))
 
 
 def _trainers(folder: Path, rows: Data, out: Path) -> tuple[SegmentTrainer, RolloutTrainer]:
-    chat = Chat(str(folder))
+    chat = ChatFormat(str(folder))
     common = {"output_dir": str(out), "report_to": "none", "bf16": False, "use_cpu": True, "save_strategy": "no"}
     sft = SegmentTrainer(
         model=str(folder),
@@ -135,22 +135,22 @@ def test_segments_and_rewards_read_the_response_whatever_the_template_and_the_ta
 
 
 def test_a_truncated_response_is_all_thinking_when_the_prompt_opened_it(checkpoint: Callable[..., Path]) -> None:
-    chat = Chat(str(checkpoint(template("qwen3_5_think"))))
+    chat = ChatFormat(str(checkpoint(template("qwen3_5_think"))))
     ids = chat.tokenizer("Two and")["input_ids"]
     assert chat.answer_start(ids) == len(ids)
     assert chat.response(ids) == "<think>Two and"
 
 
 def test_control_tokens_in_text_are_found_and_the_tags_are_not(checkpoint: Callable[..., Path]) -> None:
-    chat = Chat(str(checkpoint(tags_special=True)))
+    chat = ChatFormat(str(checkpoint(tags_special=True)))
     assert chat.control_token("a <think> b </answer>") is None
     assert chat.control_token("a <|im_end|> b") == "<|im_end|>"
 
 
 @pytest.fixture(scope="module")
-def chats(small: Callable[[str], Path]) -> list[Chat]:
+def chats(small: Callable[[str], Path]) -> list[ChatFormat]:
     """One byte-level tokenizer, one with byte fallback: multi-byte characters fall apart in each."""
-    return [Chat(str(small(family))) for family in ("qwen3", "gemma3")]
+    return [ChatFormat(str(small(family))) for family in ("qwen3", "gemma3")]
 
 
 WORDS = st.sampled_from([*TAGS, "><", "</", "think>", " ", "7", "é", "数", "🙂"])
@@ -158,7 +158,9 @@ WORDS = st.sampled_from([*TAGS, "><", "</", "think>", " ", "7", "é", "数", "�
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORDS, max_size=120).map("".join), st.booleans())
-def test_the_answer_begins_where_a_search_from_the_start_finds_it(chats: list[Chat], text: str, whole: bool) -> None:
+def test_the_answer_begins_where_a_search_from_the_start_finds_it(
+    chats: list[ChatFormat], text: str, whole: bool
+) -> None:
     """Random texts, well-formed or not, against the definition; where the parser reads a response, its think too."""
     if whole:
         text = render(text, "7")

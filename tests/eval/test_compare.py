@@ -154,7 +154,7 @@ def test_the_command_prints_and_writes_every_common_task(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = _evaluation(tmp_path / "run" / "eval" / "grpo", digits=lines([1] * 40), other=lines([1]))
-    recipe = {"recipe": {"evaluate": {"on": ["base", "grpo"]}}}
+    recipe = {"recipe": {"evaluate": {"checkpoints": ["base", "grpo"]}}}
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
     a = _evaluation(tmp_path / "a", digits=lines([n % 2 for n in range(40)]), letters=lines([1]))
     assert main([str(a), str(tmp_path / "run")]) == 0

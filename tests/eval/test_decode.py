@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, Qwen3Config
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import Source, read
 from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
 
@@ -19,7 +19,7 @@ def decoder(assets: Path) -> Iterator[Decoder]:
 
 @pytest.fixture(scope="module")
 def rows(assets: Path) -> list[dict[str, object]]:
-    rows = list(read(Source(str(assets / "heldout.parquet"))).select(range(3)))
+    rows = list(read(Source(path=str(assets / "heldout.parquet"))).select(range(3)))
     rows[1]["question"] += " Look twice before you count, and then once more."  # so that the batch needs padding
     return rows
 
@@ -77,6 +77,6 @@ def test_a_text_model_pads_its_batch_too(small: Callable[[str], Path]) -> None:
     rows = [
         {"question": question} for question in ("What is 3 plus 4?", "And 3 plus 4 plus 4, what is that? Yes, that.")
     ]
-    decoder = TransformersDecoder(Chat(str(small("llama"))), "float32", "")
+    decoder = TransformersDecoder(ChatFormat(str(small("llama"))), "float32", "")
     together = decoder.decode(rows, 8, None, seed=0)
     assert together == [decoder.decode([row], 8, None, seed=0)[0] for row in rows]

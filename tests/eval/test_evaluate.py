@@ -185,12 +185,12 @@ def test_a_mistake_is_one_line_before_any_weights(small: Callable[[str], Path], 
 
 
 def test_scores_of_another_question_are_not_taken_for_these(task: Path, tmp_path: Path) -> None:
-    asked, decoding = load_task(str(task)), Decoding(8, 1, 1.0, 0)
+    asked, decoding = load_task(str(task)), Decoding(batch_size=8, samples=1, temperature=1.0, seed=0)
     made = {"task": asked.model_dump(), "samples": 1, "temperature": 1.0, "seed": 0, "image_removed": True}
     (tmp_path / "scores.json").write_text(json.dumps({"made": made}))
     assert is_scored(tmp_path, asked, decoding)
-    assert is_scored(tmp_path, asked, Decoding(16, 1, 1.0, 0))
-    assert not is_scored(tmp_path, asked, Decoding(8, 4, 1.0, 0))
+    assert is_scored(tmp_path, asked, Decoding(batch_size=16, samples=1, temperature=1.0, seed=0))
+    assert not is_scored(tmp_path, asked, Decoding(batch_size=8, samples=4, temperature=1.0, seed=0))
     assert not is_scored(tmp_path, asked.model_copy(update={"max_new_tokens": 25}), decoding)
     assert not is_scored(tmp_path / "none", asked, decoding)
 

@@ -18,7 +18,7 @@ from families import SIDE
 from inputs import iconqa, scienceqa
 from transformers import AutoModelForImageTextToText
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import read
 from eval.decode import loaded
 from eval.evaluate import Decoding, evaluate
@@ -96,8 +96,8 @@ def tasks(data: Path) -> dict[str, Task]:
 @pytest.fixture(scope="module")
 def checkpoint(small: Callable[[str], Path], tasks: dict[str, Task], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Learns `SAID` by heart."""
-    chat = Chat(str(small("qwen2_5_vl")))
-    rows = [(name, row) for name, task in tasks.items() for row in read(task.source())]
+    chat = ChatFormat(str(small("qwen2_5_vl")))
+    rows = [(name, row) for name, task in tasks.items() for row in read(task)]
     prompts = [chat.prompt_text(row["question"], row["images"]) for _, row in rows]
     texts = [
         prompt + SAID[name, row["id"]][0] + "<|im_end|>" for prompt, (name, row) in zip(prompts, rows, strict=True)
@@ -174,10 +174,10 @@ def theirs(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 def test_rows_and_conversations_are_those_of_our_evaluation(
     hooks: ModuleType, data: Path, tasks: dict[str, Task], checkpoint: Path
 ) -> None:
-    chat = Chat(str(checkpoint))
+    chat = ChatFormat(str(checkpoint))
     scienceqa, iconqa = load_from_disk(data / "scienceqa")["test"], Dataset.from_parquet(str(data / "iconqa.parquet"))
     for name, docs in {"scienceqa": hooks.scienceqa(scienceqa), "iconqa": hooks.iconqa(iconqa)}.items():
-        for doc, row in zip(docs, read(tasks[name].source()), strict=True):
+        for doc, row in zip(docs, read(tasks[name]), strict=True):
             for column in ("id", "question", "answer", "kind", "choices"):
                 assert doc[column] == row[column]
             conversation = chat.conversation(row["question"], row["images"])
@@ -202,9 +202,12 @@ def test_a_row_that_cannot_be_read_is_left_out(hooks: ModuleType, data: Path) ->
 def test_both_agree_on_every_prompt_response_and_score(
     ours: dict[str, Lines], theirs: Theirs, checkpoint: Path, tasks: dict[str, Task], tmp_path: Path
 ) -> None:
-    chat, table = Chat(str(checkpoint)), ["| row | prompt | response | ours | lmms-eval |", "|---|---|---|---|---|"]
+    chat, table = (
+        ChatFormat(str(checkpoint)),
+        ["| row | prompt | response | ours | lmms-eval |", "|---|---|---|---|---|"],
+    )
     for name, lines in ours.items():
-        for row, line, sample in zip(read(tasks[name].source()), lines, theirs.samples[name], strict=True):
+        for row, line, sample in zip(read(tasks[name]), lines, theirs.samples[name], strict=True):
             prompt = chat.prompt_text(row["question"], row["images"])
             answered = theirs.said.get(prompt)
             same = [answered is not None, line["text"] == answered == sample["filtered_resps"]]

@@ -6,17 +6,17 @@ import pytest
 from inputs import BROKEN, jpeg, picture, png
 from PIL import Image as PILImage
 
-from eval.data.images import MAX_PIXELS, BadRow, check, located, size
+from eval.data.images import MAX_PIXELS, BadRow, image_size, located, verify_image
 
 
 @pytest.mark.parametrize("code", BROKEN)
 def test_a_broken_image_is_named(code: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(BROKEN[code])
     with pytest.raises(BadRow, match=r"a\.jpg: ") as caught:
-        check(located("a.jpg", [tmp_path]))
+        verify_image(located("a.jpg", [tmp_path]))
     assert caught.value.code == code
     with pytest.raises(BadRow, match=r"the image in the row: ") as caught:
-        check({"bytes": BROKEN[code], "path": None})
+        verify_image({"bytes": BROKEN[code], "path": None})
     assert caught.value.code == code
 
 
@@ -25,27 +25,27 @@ def test_every_cut_of_an_image_is_noticed() -> None:
         codes = set()
         for end in range(0, len(content) - 20, 7):  # the last bytes say only that the image ends
             with pytest.raises(BadRow) as caught:
-                check({"bytes": content[:end], "path": None})
+                verify_image({"bytes": content[:end], "path": None})
             codes.add(caught.value.code)
         assert codes <= {"image_empty", "image_truncated", "image_type"}
-        check({"bytes": content, "path": None})
+        verify_image({"bytes": content, "path": None})
 
 
 def test_what_just_fits_passes() -> None:
-    check({"bytes": png(5_000, MAX_PIXELS // 5_000), "path": None})
-    check({"bytes": png(1, 200), "path": None})
+    verify_image({"bytes": png(5_000, MAX_PIXELS // 5_000), "path": None})
+    verify_image({"bytes": png(1, 200), "path": None})
 
 
 def test_an_orientation_tag_turns_the_size(tmp_path: Path) -> None:
     turned = PILImage.Exif()
     turned[0x0112] = 6
     PILImage.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=turned)
-    assert size(located("a.jpg", [tmp_path])) == (8, 4)
+    assert image_size(located("a.jpg", [tmp_path])) == (8, 4)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadRow, match="No such file") as caught:
-        check(located("none.png", [tmp_path]))
+        verify_image(located("none.png", [tmp_path]))
     assert caught.value.code == "image_missing"
 
 

@@ -14,7 +14,7 @@ import pytest
 from inputs import line, picture
 from PIL import Image
 
-from eval.data.images import digest
+from eval.data.images import pixels_digest
 from eval.report.__main__ import main
 from eval.report.page import POINTS, write_report
 from eval.report.results import write_results
@@ -50,7 +50,7 @@ def evaluate(run: Path) -> Callable[..., None]:
 
     def evaluate(*, task: str = "task.yaml", images: dict[str, str] | None = None, **outcomes: list[str]) -> None:
         held = json.loads((run / "recipe.json").read_text())
-        held["recipe"]["evaluate"] = {"tasks": [str(run / task)], "on": [*outcomes]}
+        held["recipe"]["evaluate"] = {"tasks": [str(run / task)], "checkpoints": [*outcomes]}
         (run / "recipe.json").write_text(json.dumps(held))
         for name, of_rows in outcomes.items():
             folder = run / "eval" / name / "task"
@@ -440,7 +440,7 @@ def test_an_image_is_held_once_and_only_as_it_was_when_it_was_asked_about(
     run: Path, evaluate: Callable[..., None]
 ) -> None:
     shown = [picture(run / f"{name}.png", number) for name, number in (("a", 1), ("b", 1), ("c", 2), ("d", 3))]
-    digests = [digest(Image.open(path)) for path in shown]
+    digests = [pixels_digest(Image.open(path)) for path in shown]
     assert digests[0] == digests[1]
     by_row = {f"r{n}": path for n, path in enumerate(shown)}
     _task(run, by_row)
@@ -463,7 +463,7 @@ def test_rows_are_shown_without_images_when_their_data_have_moved(
 ) -> None:
     path = picture(run / "a.png", 1)
     _task(run, {"r0": path})
-    evaluate(images={"r0": digest(Image.open(path))}, sft=["wrong"])
+    evaluate(images={"r0": pixels_digest(Image.open(path))}, sft=["wrong"])
     (run / lost).unlink()
     page = _page(run)
     assert _shown(page) == ["r0"]

@@ -16,7 +16,7 @@ from inputs import picture
 from eval.data.rows import read
 from eval.decode import Decoded
 from eval.evaluate import _line
-from eval.grade import judged
+from eval.grade import graded
 from eval.report.__main__ import main
 from eval.scores import scores
 from eval.task import Task, load_task
@@ -52,13 +52,13 @@ def _completions(task: Task, checkpoint: int) -> list[dict[str, Any]]:
     """Greedy, sampled the other way round, and with images removed, as `eval.evaluate` writes them."""
     decoder: Any = SimpleNamespace(chat=SimpleNamespace(prompt_text=lambda question, _: question))
     lines = []
-    for row in read(task.source()):
+    for row in read(task):
         code = ANSWERED[task.name][row["id"]][checkpoint]
         lines.append(_line(decoder, row, _decoded(row, code), 0, False))
         lines += [_line(decoder, row, _decoded(row, "w" if code == "r" else "r"), draw, False) for draw in (1, 2)]
         if row.get("images"):
             lines.append(_line(decoder, {**row, "images": []}, _decoded(row, "m"), 0, True))
-    return judged(lines)
+    return graded(lines)
 
 
 def _tasks(folder: Path) -> list[str]:
@@ -122,7 +122,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "small",
         "model": {"path": "some/model", "revision": None},
         "stages": stages,
-        "evaluate": {"tasks": tasks, "on": [*CHECKPOINTS]},
+        "evaluate": {"tasks": tasks, "checkpoints": [*CHECKPOINTS]},
     }
     held = {
         "recipe": recipe,

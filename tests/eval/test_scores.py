@@ -8,7 +8,7 @@ import pytest
 from inputs import line
 from scipy import stats
 
-from eval.grade import judged
+from eval.grade import graded
 from eval.scores import bootstrap, scores
 
 
@@ -93,9 +93,9 @@ def test_scores_made_again_from_the_texts_are_the_same() -> None:
         "<answer>5</answer>",
     ]
     lines = [line(str(n), "", text=text, kind=None, choices=None, truncated=n == 3) for n, text in enumerate(texts)]
-    once = judged(lines)
+    once = graded(lines)
     assert [each["outcome"] for each in once] == ["correct", "malformed", "malformed", "truncated", "malformed"]
     assert [each["lenient"] for each in once][:3] == ["correct"] * 3
     assert once[4]["lenient"] == "wrong"
-    assert judged(once) == once
-    assert scores(judged(once)) == scores(once)
+    assert graded(once) == once
+    assert scores(graded(once)) == scores(once)

@@ -86,7 +86,7 @@ def write_recipe(folder: Path, model: Path, keys: dict[str, Any] | None = None) 
                 },
             },
         ],
-        "evaluate": {"tasks": ["held.yaml"], "on": ["sft", "grpo"], "batch_size": 4},
+        "evaluate": {"tasks": ["held.yaml"], "checkpoints": ["sft", "grpo"], "batch_size": 4},
         **(keys or {}),
     }
     task = {"name": "held", "path": str(folder / "held.jsonl"), "max_new_tokens": 8}
@@ -187,7 +187,7 @@ class Run:
             os.dup2(log, 2)
             os.environ.clear()
             os.environ.update(rank.environment)
-            os.execve = self._hop
+            os.execve = self._exec_next
             if fault is not None:
                 fault(rank.number)
             code = pipeline.main.main([str(self.recipe), *self.arguments])
@@ -200,7 +200,7 @@ class Run:
             sys.stderr.flush()
             os._exit(code)
 
-    def _hop(self, path: str, arguments: list[str], environment: dict[str, str]) -> None:
+    def _exec_next(self, path: str, arguments: list[str], environment: dict[str, str]) -> None:
         (self.folder / f"environment-{os.getpid()}.json").write_text(json.dumps(dict(environment)))
         os._exit(HOP)
 

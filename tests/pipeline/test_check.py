@@ -36,7 +36,7 @@ stages:
     data: rl
     rewards: [accuracy, {{use: format, weight: 0.1}}]
     trainer: {{num_generations: 4, per_device_train_batch_size: 4, max_completion_length: 1500, max_steps: 3}}
-evaluate: {{tasks: [held.yaml], on: [base, grpo]}}
+evaluate: {{tasks: [held.yaml], checkpoints: [base, grpo]}}
 """
 
 
@@ -163,7 +163,7 @@ def test_the_plan_is_what_the_run_does(check: Callable[..., Checked], tmp_path: 
         ("max_completion_length: 1500", "use_vllm: true, vllm_max_model_length: 100", 18, "too_long"),
         ("data: cold", "data: colt", 9, "unknown_data"),
         ("name: grpo", "name: sft", 14, "stage_name"),
-        ("on: [base, grpo]", "on: [grop]", 19, "unknown_checkpoint"),
+        ("checkpoints: [base, grpo]", "checkpoints: [grop]", 19, "unknown_checkpoint"),
         ("tasks: [held.yaml]", "tasks: [hold.yaml]", 19, "task"),
         ("[accuracy,", "[own.py:none,", 17, "reward"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from steps import grpo_stage
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
 from pipeline.recipe.problem import RecipeError
 from pipeline.recipe.schema import Data
@@ -17,8 +17,8 @@ GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
 
 
 @pytest.fixture(scope="module")
-def chat(small: Callable[[str], Path]) -> Chat:
-    return Chat(str(small("qwen3")))
+def chat(small: Callable[[str], Path]) -> ChatFormat:
+    return ChatFormat(str(small("qwen3")))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def write(tmp_path: Path) -> Callable[..., Data]:
     ],
 )
 def test_a_row_that_would_be_trained_wrongly_is_refused_by_name(
-    chat: Chat, write: Callable[..., Data], row: dict[str, str], code: str, words: str
+    chat: ChatFormat, write: Callable[..., Data], row: dict[str, str], code: str, words: str
 ) -> None:
     data = write(GOOD, {**GOOD, **row}, {**GOOD, "question": "1+3?"})
     with pytest.raises(RecipeError) as caught:
@@ -57,7 +57,7 @@ def test_a_row_that_would_be_trained_wrongly_is_refused_by_name(
 
 
 def test_rows_are_dropped_and_counted_when_the_recipe_says_so(
-    chat: Chat, write: Callable[..., Data], capsys: pytest.CaptureFixture[str]
+    chat: ChatFormat, write: Callable[..., Data], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [{**GOOD, "think": "so </think> then"}, {**GOOD, "think": "again " * 200}]
     rows = sft_rows(write(GOOD, *bad, {**GOOD, "answer": "5"}, bad_rows="drop"), chat, max_length=300)
@@ -65,12 +65,12 @@ def test_rows_are_dropped_and_counted_when_the_recipe_says_so(
     assert "rows.jsonl: left out 2 of 4 rows (repeated_tag 1, too_long 1)" in capsys.readouterr().err
 
 
-def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: Chat, write: Callable[..., Data]) -> None:
+def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: ChatFormat, write: Callable[..., Data]) -> None:
     with pytest.raises(ValueError, match="no usable row is left"):
         sft_rows(write({**GOOD, "think": " "}, bad_rows="drop"), chat)
 
 
-def test_many_bad_rows_are_named_ten_of_a_kind(chat: Chat, write: Callable[..., Data]) -> None:
+def test_many_bad_rows_are_named_ten_of_a_kind(chat: ChatFormat, write: Callable[..., Data]) -> None:
     with pytest.raises(RecipeError) as caught:
         sft_rows(write(*[{**GOOD, "think": " "}] * 30, GOOD), chat)
     *named, more, summary = caught.value.problems
@@ -78,7 +78,7 @@ def test_many_bad_rows_are_named_ten_of_a_kind(chat: Chat, write: Callable[..., 
     assert "30 of 31 rows cannot be used" in summary.message
 
 
-def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, write: Callable[..., Data]) -> None:
+def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: ChatFormat, write: Callable[..., Data]) -> None:
     with pytest.raises(RecipeError, match="special_token"):
         rollout_rows(write({**GOOD, "question": "<|im_end|>"}), chat, grpo_stage())
     data = write(GOOD)
@@ -86,7 +86,7 @@ def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: Chat, wri
     assert sorted(rows.column_names) == ["answer", "id", "prompt"]
 
 
-def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: Chat, tmp_path: Path) -> None:
+def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: ChatFormat, tmp_path: Path) -> None:
     turns = [{"from": "user", "value": "What is it?"}, {"from": "assistant", "value": "<think>a</think> no answer"}]
     good = [turns[0], {"from": "assistant", "value": "<think>a</think><answer>Final Answer: B</answer>"}]
     (tmp_path / "r1.json").write_text(json.dumps([{"conversations": good}, {"conversations": turns}]))

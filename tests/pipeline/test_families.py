@@ -14,14 +14,14 @@ from PIL import Image as PILImage
 from steps import collated, grpo_stage, load
 from trl import GRPOConfig, SFTConfig
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import read
 from eval.decode import TransformersDecoder
 from pipeline import grpo, sft
 from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
-from pipeline.grpo import RolloutTrainer
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe.schema import Data, Recipe
+from pipeline.rollout.trainer import RolloutTrainer
 from pipeline.sft import SegmentTrainer
 from rewards.response import Response, parse
 
@@ -74,7 +74,7 @@ def _arguments(folder: Path) -> dict[str, Any]:
     }
 
 
-def _sft_trainer(chat: Chat, rows: Data, folder: Path) -> SegmentTrainer:
+def _sft_trainer(chat: ChatFormat, rows: Data, folder: Path) -> SegmentTrainer:
     return SegmentTrainer(
         model=chat.checkpoint,
         args=SFTConfig(**_arguments(folder), max_length=None),
@@ -127,7 +127,7 @@ def test_a_family_learns_in_both_stages_and_loads_again(
         assert any("vision" in name or "visual" in name for name in moved) == (family in VLMS)
         assert any("layers.0.self_attn" in name for name in moved)
         before = str(out / "model")
-    assert Chat(before).prompt_text("?") == Chat(str(small(family))).prompt_text("?")
+    assert ChatFormat(before).prompt_text("?") == ChatFormat(str(small(family))).prompt_text("?")
 
 
 def _weights(folder: str) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
 ) -> None:
     """TRL alone trains LLaVA-NeXT without the beginning-of-sequence token that its rollouts have."""
-    chat, source = Chat(str(small(family))), data(family)
+    chat, source = ChatFormat(str(small(family))), data(family)
     batch = collated(_sft_trainer(chat, source, tmp_path), range(2))
     rollouts = RolloutTrainer(
         model=str(small(family)),
@@ -149,10 +149,10 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
         train_dataset=grpo_rows(rollout_rows(source, chat, grpo_stage()), source, grpo_stage()),
         stage=grpo_stage(),
     )
-    rows = read(source.source()).select(range(2))
+    rows = read(source).select(range(2))
     prompts = [chat.conversation(row["question"], row.get("images") or []) for row in rows]
     sampled_from = rollouts._tokenize_prompts(prompts)[0]
-    asked = TransformersDecoder(Chat(str(small(family))), "float32", "")._inputs(list(rows))
+    asked = TransformersDecoder(ChatFormat(str(small(family))), "float32", "")._inputs(list(rows))
     for index, row in enumerate(rows):
         ids = batch["input_ids"][index][batch["attention_mask"][index] == 1].tolist()
         response = batch["labels"][index][batch["labels"][index] != -100].tolist()
@@ -167,7 +167,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
 def test_token_masks_agree_with_the_text_parser(
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
 ) -> None:
-    chat = Chat(str(small(family)))
+    chat = ChatFormat(str(small(family)))
     batch = collated(_sft_trainer(chat, data(family, "mixed"), tmp_path), range(len(ROWS)))
     assert torch.equal(batch["segments"] != 0, batch["labels"] != -100)
     for ids, segments, row in zip(batch["input_ids"], batch["segments"], ROWS, strict=True):
@@ -179,7 +179,7 @@ def test_token_masks_agree_with_the_text_parser(
         assert "</answer>" in answer
 
 
-def _text(chat: Chat, ids: Sequence[int]) -> str:
+def _text(chat: ChatFormat, ids: Sequence[int]) -> str:
     return str(chat.tokenizer.decode(ids, skip_special_tokens=False))
 
 
@@ -188,7 +188,7 @@ def test_a_prompt_has_as_many_tokens_as_the_check_counts(
     family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
 ) -> None:
     """At the limit nothing is left out; one token less, and the longest row is named."""
-    chat, source = Chat(str(small(family))), data(family, "mixed")
+    chat, source = ChatFormat(str(small(family))), data(family, "mixed")
     batch = collated(_sft_trainer(chat, source, tmp_path), range(len(ROWS)))
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     longest = lengths.index(max(lengths))

@@ -12,6 +12,7 @@ import pytest
 from pipeline.checkpoint import run_folder as module
 from pipeline.checkpoint.manifest import read_sealed, seal
 from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.checkpoint.run_identity import claim
 from pipeline.recipe.problem import RecipeError
 from pipeline.recipe.schema import Recipe
 
@@ -42,14 +43,14 @@ def content(tmp_path: Path) -> dict[str, Any]:
             {**stage, "trainer": {"max_steps": 6}},
             {"name": "grpo", "kind": "grpo", "data": "rows", "rewards": rewards},
         ],
-        "evaluate": {"tasks": ["scienceqa_img"], "on": ["sft"]},
+        "evaluate": {"tasks": ["scienceqa_img"], "checkpoints": ["sft"]},
     }
 
 
 def claimed(content: dict[str, Any], tmp_path: Path, trained: bool = True) -> RunFolder:
     folder = RunFolder(tmp_path / "runs" / "held")
     folder.root.mkdir(parents=True)
-    folder.claim(Recipe.model_validate(content))
+    claim(folder, Recipe.model_validate(content))
     if trained:
         (folder.checkpoints("sft") / "checkpoint-3").mkdir(parents=True)
     return folder
@@ -57,7 +58,7 @@ def claimed(content: dict[str, Any], tmp_path: Path, trained: bool = True) -> Ru
 
 def refused(folder: RunFolder, content: dict[str, Any], **keys: bool) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        folder.claim(Recipe.model_validate(content), **keys)
+        claim(folder, Recipe.model_validate(content), **keys)
     return [problem.message for problem in caught.value.problems]
 
 
@@ -95,27 +96,27 @@ def test_changed_data_rewards_and_processes_are_refused(
 def test_a_change_is_taken_where_it_is_allowed_or_nothing_is_trained(content: dict[str, Any], tmp_path: Path) -> None:
     folder = claimed(content, tmp_path, trained=False)
     content["seed"] = 1
-    folder.claim(Recipe.model_validate(content))
+    claim(folder, Recipe.model_validate(content))
     (folder.checkpoints("sft") / "checkpoint-3").mkdir(parents=True)
     content["seed"] = 2
     assert refused(folder, content)[0] == "seed: was 1, is 2"
-    folder.claim(Recipe.model_validate(content), allow_changed=True)
-    folder.claim(Recipe.model_validate(content))
+    claim(folder, Recipe.model_validate(content), allow_changed=True)
+    claim(folder, Recipe.model_validate(content))
 
 
 def test_what_is_evaluated_may_change(content: dict[str, Any], tmp_path: Path) -> None:
     folder = claimed(content, tmp_path)
-    content["evaluate"]["on"] = ["base", "sft"]
-    folder.claim(Recipe.model_validate(content))
-    assert json.loads((folder.root / "recipe.json").read_text())["recipe"]["evaluate"]["on"] == ["base", "sft"]
+    content["evaluate"]["checkpoints"] = ["base", "sft"]
+    claim(folder, Recipe.model_validate(content))
+    assert json.loads((folder.root / "recipe.json").read_text())["recipe"]["evaluate"]["checkpoints"] == ["base", "sft"]
 
 
 def test_fresh_needs_an_empty_folder(content: dict[str, Any], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / "held")
     folder.lock()
-    folder.claim(Recipe.model_validate(content), fresh=True)
+    claim(folder, Recipe.model_validate(content), fresh=True)
     with pytest.raises(ValueError, match=r"--fresh starts in an empty folder only, and .* has recipe\.json"):
-        folder.claim(Recipe.model_validate(content), fresh=True)
+        claim(folder, Recipe.model_validate(content), fresh=True)
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["a process", "one that replaced itself"])

@@ -16,16 +16,17 @@ from PIL import Image
 from steps import grpo_stage, load
 from trl.trainer.utils import RepeatSampler
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.decode import vision_token_ids
 from pipeline import grpo
 from pipeline.data.prepare import grpo_rows, rollout_rows
-from pipeline.grpo import OneModality, RolloutTrainer, check_agreement
 from pipeline.recipe.file import load as load_recipe
 from pipeline.recipe.problem import RecipeError
 from pipeline.recipe.schema import Data, Recipe
 from pipeline.recipe.trainer_arguments import sampling_settings
+from pipeline.rollout.alarms import check_agreement
 from pipeline.rollout.engine import RolloutError
+from pipeline.rollout.trainer import RolloutTrainer, SingleModalitySampler
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRecipe = Callable[..., Recipe]
@@ -112,7 +113,7 @@ def _reference(trainer: RolloutTrainer) -> torch.Tensor | None:
 # --- which prompts ----------------------------------------------------------------------------------------------------
 
 
-def _usable(data: Data, chat: Chat, **keys: Any) -> Any:
+def _usable(data: Data, chat: ChatFormat, **keys: Any) -> Any:
     stage = grpo_stage(**keys)
     return grpo_rows(rollout_rows(data, chat, stage), data, stage)
 
@@ -121,7 +122,7 @@ def test_prompts_that_leave_no_room_for_a_completion_are_found_before_training(
     small: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Counted with the tokens of their images, to the last one."""
-    chat, data = Chat(str(small("qwen2_5_vl"))), Data(path=str(_mixed(tmp_path, [True] * 4)))
+    chat, data = ChatFormat(str(small("qwen2_5_vl"))), Data(path=str(_mixed(tmp_path, [True] * 4)))
     prompt = chat.conversation("What is 0 plus 2?", [Image.new("RGB", (60, 60))])
     inputs = chat.processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
     longest = len(inputs["input_ids"][0])
@@ -137,7 +138,7 @@ def test_prompts_that_leave_no_room_for_a_completion_are_found_before_training(
 
 def test_a_data_set_smaller_than_a_generation_is_named_as_such(small: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(3)))
-    chat, data = Chat(str(small("qwen3"))), Data(path=str(tmp_path / "rows.jsonl"))
+    chat, data = ChatFormat(str(small("qwen3"))), Data(path=str(tmp_path / "rows.jsonl"))
     settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_generations": 4}
     with pytest.raises(
         ValueError, match=r"3 prompts are fewer than a generation takes, 16 completions / 4 num_gen.* = 4;"
@@ -149,7 +150,7 @@ def test_a_data_set_smaller_than_a_generation_is_named_as_such(small: Callable[[
 def test_rows_with_images_are_not_asked_of_a_text_model(small: Callable[[str], Path], tmp_path: Path) -> None:
     data = Data(path=str(_mixed(tmp_path, [False, True])))
     with pytest.raises(RecipeError, match="id=q1 unseen_images: the row has images, and the model reads text alone"):
-        _usable(data, Chat(str(small("qwen3"))))
+        _usable(data, ChatFormat(str(small("qwen3"))))
 
 
 def test_rows_with_and_without_images_are_refused_or_asked_in_turns(
@@ -170,7 +171,9 @@ def test_rows_with_and_without_images_are_refused_or_asked_in_turns(
 
 def test_turns_are_taken_in_a_shuffled_order_that_asks_whole_generations() -> None:
     pictured = [index % 3 == 0 for index in range(20)]
-    sampler = OneModality(RepeatSampler(range(20), mini_repeat_count=2, batch_size=3, repeat_count=2, seed=1), pictured)
+    sampler = SingleModalitySampler(
+        RepeatSampler(range(20), mini_repeat_count=2, batch_size=3, repeat_count=2, seed=1), pictured
+    )
     order = list(sampler)
     assert len(order) == len(sampler) == (2 + 4) * 3 * 2 * 2
     generations = [order[begin : begin + 12] for begin in range(0, len(order), 12)]
@@ -186,7 +189,7 @@ def test_image_tokens_are_never_sampled_by_transformers(
 ) -> None:
     """The recipe's own suppressed tokens do not replace the ban."""
     tempted = save_tempted(small("qwen2_5_vl"), tmp_path / "tempted")
-    banned = vision_token_ids(Chat(str(tempted)).config)
+    banned = vision_token_ids(ChatFormat(str(tempted)).config)
     own = {"suppress_tokens": [50]}
     assert sampling_settings(own, banned, use_vllm=False) == {"suppress_tokens": [*banned, 50]}
     stage = recipe("format", rows=_mixed(tmp_path, [True] * 4), family="qwen2_5_vl", generation_kwargs=own)
@@ -340,7 +343,7 @@ def test_a_stage_asks_what_its_first_model_gets_right_neither_never_nor_always(
 ) -> None:
     """The model learns to answer 7 to everything; what it is then asked is what 7 does not answer, and once only."""
     content = recipe(
-        {"use": contrast}, rows=_rows(12), keys={"difficulty": {"samples": 4, "lowest": 0, "highest": 0.5}}
+        {"use": contrast}, rows=_rows(12), keys={"difficulty": {"samples": 4, "min_pass_rate": 0, "max_pass_rate": 0.5}}
     )
     stages = content.model_dump(exclude_none=True)
     stages["evaluate"] = None
@@ -374,7 +377,9 @@ def test_a_stage_asks_what_its_first_model_gets_right_neither_never_nor_always(
 def test_a_difficulty_that_leaves_nothing_is_an_error_before_the_model_loads(
     recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    asked = recipe("format", rows=_rows(4), keys={"difficulty": {"samples": 2, "lowest": 0.5, "highest": 1.0}})
+    asked = recipe(
+        "format", rows=_rows(4), keys={"difficulty": {"samples": 2, "min_pass_rate": 0.5, "max_pass_rate": 1.0}}
+    )
     stage = asked.stages[0]
     assert stage.kind == "grpo"
     rates = dict.fromkeys(["q0", "q1", "q2", "q3"], 0.25)
@@ -401,7 +406,11 @@ def test_a_difficulty_that_leaves_nothing_is_an_error_before_the_model_loads(
             "8 completions, which num_generations 3 does not divide; a multiple of 3 processes",
         ),
         ({}, {"use_vllm": True, "loss_type": "vespo"}, "vespo needs vllm_importance_sampling_mode token_truncate or"),
-        ({"difficulty": {"samples": 2, "lowest": 0.9, "highest": 0.1}}, {}, "lowest 0.9 is above highest"),
+        (
+            {"difficulty": {"samples": 2, "min_pass_rate": 0.9, "max_pass_rate": 0.1}},
+            {},
+            "min_pass_rate 0.9 is above max_pass_rate",
+        ),
     ],
 )
 def test_mistakes_are_found_without_loading_anything(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from steps import load
 from transformers import AutoConfig, AutoProcessor
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline import grpo, sft
 from pipeline.checkpoint.run_folder import RunFolder
 from pipeline.recipe.schema import Recipe
@@ -132,7 +132,7 @@ def test_a_4bit_base_is_merged_whole_and_in_the_recipes_dtype(
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert not (tmp_path / "adapter").exists()
     assert not list((tmp_path / "model").rglob("adapter*"))
-    assert Chat(str(tmp_path / "model")).prompt_text("?") == Chat(str(small("llama"))).prompt_text("?")
+    assert ChatFormat(str(tmp_path / "model")).prompt_text("?") == ChatFormat(str(small("llama"))).prompt_text("?")
 
 
 def test_a_bfloat16_recipe_moves_weights_that_bfloat16_would_round_back(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.loss import ANSWER, THINK, items, think_weight, token_weights
+from pipeline.loss import ANSWER, THINK, denominator, think_weight, token_weights
 from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
 
 SCALE = SegmentLoss(think_weight=ThinkWeight(start=0.9, end=0.1))
@@ -14,7 +14,7 @@ NLL_BT = torch.tensor([[9.0, 1, 2, 3, 4, 5, 7], [9.0, 8, 1, 2, 6, 9, 9]])
 
 def _loss(loss: Loss, progress: float) -> float:
     weights_BT = token_weights(SEGMENTS_BT, loss, progress)
-    return ((weights_BT * NLL_BT).sum() / items(SEGMENTS_BT, loss)).item()
+    return ((weights_BT * NLL_BT).sum() / denominator(SEGMENTS_BT, loss)).item()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from inputs import ROOT, launch_under
 from transformers import Qwen2_5_VLConfig
 
-from pipeline.check.memory import Memory, checkpoint_bytes, memory, sizes
-from pipeline.checkpoint.manifest import size
+from pipeline.check.memory import Memory, checkpoint_bytes, memory, model_sizes
+from pipeline.checkpoint.manifest import format_bytes
 from pipeline.recipe.schema import Recipe
 
 # Of the text models width, layers, heads, key-value heads, MLP, vocabulary, a tied head or not; the vision MLP.
@@ -52,8 +52,8 @@ def _counted(
         {"name": "x", "model": {"path": "x", "dtype": dtype}, "data": {"rows": {"path": "x"}}, "stages": [stage]}
     )
     config = _config(name)
-    of = sizes(recipe, recipe.stages[0], config)
-    return memory(of, recipe.stages[0], config, tokens), checkpoint_bytes(of), of.total * of.computed
+    of = model_sizes(recipe, recipe.stages[0], config)
+    return memory(of, recipe.stages[0], config, tokens), checkpoint_bytes(of), of.total * of.compute_bytes
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def _row(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     cells = [
         name,
         str(gpus),
-        *map(size, terms),
-        f"{size(grpo.engine_weights)}, {place}",
-        size(checkpoint),
-        size(handed_on),
+        *map(format_bytes, terms),
+        f"{format_bytes(grpo.engine_weights)}, {place}",
+        format_bytes(checkpoint),
+        format_bytes(handed_on),
     ]
     return _line(cells)
 

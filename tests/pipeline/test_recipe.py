@@ -6,8 +6,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline.recipe import consistency as cross_check
-from pipeline.recipe import trl_fields
+from pipeline.recipe import consistency, trl_fields
 from pipeline.recipe.file import load
 from pipeline.recipe.problem import Problem, RecipeError
 
@@ -30,7 +29,7 @@ stages:
     data: cold
     rewards: [accuracy, {use: format, weight: 0.1}]
     trainer: {num_generations: 8, per_device_train_batch_size: 8, use_vllm: false}
-evaluate: {tasks: [scienceqa_img], on: [base, sft]}
+evaluate: {tasks: [scienceqa_img], checkpoints: [base, sft]}
 """
 
 
@@ -75,13 +74,13 @@ def test_a_good_recipe_loads_with_yaml_1_2_numbers_and_words(path: Path) -> None
         ("max_steps: 3", "save_only_model: true", 12, "nothing could be resumed from such a checkpoint"),
         ("max_steps: 3", "trust_remote_code: true", 12, "code that a model brings along is never run"),
         ("max_steps: 3", "loss_type: dft", 12, "reserved_key: sft.trainer.loss_type: the loss is a mean over"),
-        ("rows.jsonl}", "rows.jsonl, bad_rows: skip}", 4, "data.cold.bad_rows: Input should be 'stop' or 'drop'"),
+        ("rows.jsonl}", "rows.jsonl, bad_rows: skip}", 4, "data.cold.bad_rows: Input should be 'fail' or 'drop'"),
         ("max_steps: 3", "eval_strategy: epoch", 6, "eval_data and trainer.eval_strategy (steps or epoch) need each"),
         ("rewards: [acc", "lora: {r: 4, alpha: 8, load_in_4bit: true}\n    rewards: [acc", 16, "for sft stages only"),
         ("max_steps: 3", "max_steps: 3\n      max_steps: 4", 13, "duplicate_key: duplicate key 'max_steps', first in"),
         ("[accuracy,", "[acuracy,", 16, "unknown reward 'acuracy'. Known: accuracy, format"),
         ("num_generations: 8", "num_generations: 7", 17, "8 completions, which num_generations 7 does not divide"),
-        ("on: [base, sft]", "on: [base, sfd]", 18, "no checkpoint 'sfd'. Did you mean 'sft'?"),
+        ("checkpoints: [base, sft]", "checkpoints: [base, sfd]", 18, "no checkpoint 'sfd'. Did you mean 'sft'?"),
         (
             "[scienceqa_img]",
             "[sciencqa]",
@@ -104,7 +103,7 @@ def test_a_mistake_is_named_with_its_line(path: Path, old: str, new: str, line: 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_check, "is_installed", lambda package: False)
+    monkeypatch.setattr(consistency, "is_installed", lambda package: False)
     path.write_text(GOOD.replace("    trainer:\n", "    lora: {r: 4, alpha: 8, load_in_4bit: true}\n    trainer:\n"))
     [problem] = _problems(path)
     assert problem.startswith(f"ERROR {path}:10 ")

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from steps import trainer
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline import grpo, sft
 from pipeline.checkpoint.manifest import read_sealed, seal
 from pipeline.checkpoint.run_folder import saved_checkpoints
@@ -110,8 +110,8 @@ def test_a_vision_language_model_goes_on_exactly(small: Callable[[str], Path], t
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next", "gemma3"])
 def test_every_tensor_of_a_checkpoint_is_restored(small: Callable[[str], Path], tmp_path: Path, family: str) -> None:
     model = small(family)
-    trained = trainer(str(model), Chat(str(model)), tmp_path, 2, 1)
-    restored = trainer(str(model), Chat(str(model)), tmp_path, 2, 1)
+    trained = trainer(str(model), ChatFormat(str(model)), tmp_path, 2, 1)
+    restored = trainer(str(model), ChatFormat(str(model)), tmp_path, 2, 1)
     with torch.no_grad():
         for weight in trained.model.parameters():
             weight.add_(1.0)
@@ -124,7 +124,7 @@ def test_every_tensor_of_a_checkpoint_is_restored(small: Callable[[str], Path], 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_up(small: Callable[[str], Path], tmp_path: Path) -> None:
     model = small("qwen3")
-    trained = trainer(str(model), Chat(str(model)), tmp_path, 2, 1)
+    trained = trainer(str(model), ChatFormat(str(model)), tmp_path, 2, 1)
     trained.save_model(str(tmp_path / "saved"))
     tensors = load_file(tmp_path / "saved" / "model.safetensors")
     del tensors["model.norm.weight"]

@@ -13,15 +13,16 @@ from ruamel.yaml import YAML
 from steps import grpo_stage
 from tables import SLOW, hostile_answers
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from eval.data.rows import read
-from pipeline.data import check_rows as row_check
-from pipeline.data.check_rows import Use
+from pipeline.data import check_rows
+from pipeline.data.check_rows import RowPolicy
 from pipeline.data.prepare import rollout_rows
-from pipeline.grpo import ConstantRewards, RolloutTrainer
 from pipeline.main import main
 from pipeline.recipe.problem import RecipeError
 from pipeline.recipe.schema import Data, Recipe
+from pipeline.rollout.alarms import ConstantRewards
+from pipeline.rollout.trainer import RolloutTrainer
 from rewards.contract import RewardError
 from rewards.response import MAX_ANSWER_CHARS, render
 
@@ -192,7 +193,7 @@ def test_a_reference_that_does_not_verify_against_itself_is_found_before_trainin
     answers += [{"answer": "seven", "kind": "number"}, {"answer": r"\frac{\pi}{2}"}, {"answer": " "}]
     rows = [{"id": f"r{n}", "question": f"{n}?", **answer} for n, answer in enumerate(answers)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source, chat = Data(path=str(tmp_path / "rows.jsonl")), Chat(str(small("qwen3")))
+    source, chat = Data(path=str(tmp_path / "rows.jsonl")), ChatFormat(str(small("qwen3")))
     verifying = grpo_stage("format", "accuracy")
     with pytest.raises(RecipeError) as caught:
         rollout_rows(source, chat, verifying)
@@ -212,17 +213,17 @@ def test_verdicts_on_rows_last_until_the_rules_an_image_or_the_data_change(
     PILImage.new("RGB", (8, 8), "red").save(picture)
     path.write_text(json.dumps({"id": "r", "question": "?", "answer": "7", "images": ["one.png"]}) + "\n")
     looked: list[str] = []
-    examined = row_check._examined
+    check_row = check_rows._check_row
 
-    def noted(row: dict[str, Any], *use: Any) -> dict[str, Any]:
+    def noted(row: dict[str, Any], *policy: Any) -> dict[str, Any]:
         looked.append(row["answer"])
-        return examined(row, *use)
+        return check_row(row, *policy)
 
-    monkeypatch.setattr(row_check, "_examined", noted)
+    monkeypatch.setattr(check_rows, "_check_row", noted)
 
     def look() -> int:
         looked.clear()
-        row_check.examine(read(Data(path=str(path)).source()), None, Use(trains=False, verifies=True))
+        check_rows.check_rows(read(Data(path=str(path))), None, RowPolicy(trains=False, verifies=True))
         return len(looked)
 
     assert [look(), look()] == [1, 0]
@@ -230,5 +231,6 @@ def test_verdicts_on_rows_last_until_the_rules_an_image_or_the_data_change(
     assert [look(), look()] == [1, 0], "another image"
     path.write_text(path.read_text().replace("7", "8"))
     assert [look(), look()] == [1, 0], "other data"
-    monkeypatch.setattr(row_check, "_rules", lambda: ["another verifier"])
+    (tmp_path / "rule.py").write_text("")
+    monkeypatch.setattr(check_rows, "_CODE", [str(tmp_path / "rule.py")])
     assert look() == 1, "another verifier"

@@ -53,9 +53,15 @@ def recipe(assets: Path) -> dict[str, Any]:
     return {
         "name": "small",
         "model": {"path": str(assets / "model"), "dtype": "float32"},
-        "data": {name: {"path": str(assets / f"{name}.parquet")} for name in ("read", "sft", "rl")},
+        "data": {name: {"path": str(assets / f"{name}.parquet")} for name in ("pretrain", "sft", "rl")},
         "stages": [
-            {"name": "read", "kind": "sft", "data": "read", "loss": "token_mean", "trainer": {**sft, "max_steps": 40}},
+            {
+                "name": "pretrain",
+                "kind": "sft",
+                "data": "pretrain",
+                "loss": "token_mean",
+                "trainer": {**sft, "max_steps": 40},
+            },
             {
                 "name": "sft",
                 "kind": "sft",
@@ -71,7 +77,7 @@ def recipe(assets: Path) -> dict[str, Any]:
                 "trainer": grpo,
             },
         ],
-        "evaluate": {"tasks": ["held.yaml"], "on": ["base", "sft", "grpo"], "samples": 1, "batch_size": 12},
+        "evaluate": {"tasks": ["held.yaml"], "checkpoints": ["base", "sft", "grpo"], "samples": 1, "batch_size": 12},
     }
 
 
@@ -124,28 +130,28 @@ def test_the_command_survives_a_signal_and_a_kill_between_stages_and_does_nothin
     path, run = write(recipe(assets)), tmp_path / "runs" / "small"
 
     process = start(ACCELERATE, path, folder=tmp_path)
-    wait_for(process, run / "read" / "metrics.jsonl")
+    wait_for(process, run / "pretrain" / "metrics.jsonl")
     process.terminate()  # the launcher alone, which dies of it
     output = process.communicate(timeout=LIMIT_S)[0]
     assert process.returncode == -signal.SIGTERM
     assert "SIGUSR2: stopping at the next checkpoint" in output
     assert "stage 2 of 3" not in output
-    (saved,) = saved_checkpoints(run / "read" / "checkpoints")
+    (saved,) = saved_checkpoints(run / "pretrain" / "checkpoints")
     assert (saved / "manifest.json").exists()
 
     process = start(ACCELERATE, path, folder=tmp_path)
-    wait_for(process, run / "read" / "COMPLETE")
+    wait_for(process, run / "pretrain" / "COMPLETE")
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
-    assert f"resuming from runs/small/read/checkpoints/{saved.name}" in output
-    assert (run / "read" / "COMPLETE").exists(), output
+    assert f"resuming from runs/small/pretrain/checkpoints/{saved.name}" in output
+    assert (run / "pretrain" / "COMPLETE").exists(), output
     assert not (run / "sft" / "COMPLETE").exists()
-    finished_at = (run / "read" / "COMPLETE").stat().st_mtime_ns
+    finished_at = (run / "pretrain" / "COMPLETE").stat().st_mtime_ns
 
     output = finish(start(ACCELERATE, path, folder=tmp_path))
     assert "stage 1 of 3" not in output, "a finished stage ran again"
     assert "stage 2 of 3: sft (SCALe)" in output
-    assert (run / "read" / "COMPLETE").stat().st_mtime_ns == finished_at
+    assert (run / "pretrain" / "COMPLETE").stat().st_mtime_ns == finished_at
     _assert_complete(run)
 
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"}
@@ -162,12 +168,16 @@ def test_the_command_survives_a_signal_and_a_kill_between_stages_and_does_nothin
 
 def _assert_complete(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
-    assert [(stage["name"], stage["steps"]) for stage in results["stages"]] == [("read", 40), ("sft", 6), ("grpo", 3)]
+    assert [(stage["name"], stage["steps"]) for stage in results["stages"]] == [
+        ("pretrain", 40),
+        ("sft", 6),
+        ("grpo", 3),
+    ]
     assert results["stages"][2]["rollouts"] == "vllm"
     held = json.loads((run / "recipe.json").read_text())
     assert held["versions"]["trl"] == metadata.version("trl")
     assert all(len(digest) == 64 for digest in held["data"].values())
-    assert held["data"].keys() == {"read", "sft", "rl"}
+    assert held["data"].keys() == {"pretrain", "sft", "rl"}
     assert list(results["checkpoints"]) == ["base", "sft", "grpo"]
     for tasks in results["checkpoints"].values():
         assert tasks["held"]["n"] == tasks["held"]["sampled"]["n"] == 12
@@ -205,7 +215,7 @@ def test_two_ranks_run_all_stages_under_torchrun_and_go_on_after_a_signal(
     write: Callable[[dict[str, Any]], Path], assets: Path, tmp_path: Path
 ) -> None:
     path = write(recipe(assets))
-    overrides = ["grpo.trainer.per_device_train_batch_size=4", "read.trainer.per_device_train_batch_size=4"]
+    overrides = ["grpo.trainer.per_device_train_batch_size=4", "pretrain.trainer.per_device_train_batch_size=4"]
     run = tmp_path / "runs" / "small"
     process = start(TORCHRUN, path, *overrides, folder=tmp_path)
     wait_for(process, run / "grpo" / "metrics.jsonl")

@@ -12,7 +12,7 @@ from families import template
 from steps import END, ROWS, SCALE, collated, dataset, difference, load, log_prob_gradient, trainer
 from trl import SFTConfig, SFTTrainer
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline.loss import ANSWER, THINK, think_weight
 from pipeline.sft import SegmentTrainer
 
@@ -25,12 +25,12 @@ def folder(small: Callable[[str], Path]) -> str:
 
 
 def test_token_mean_equals_trls_own_loss(folder: str, tmp_path: Path) -> None:
-    ours = trainer(folder, Chat(folder), tmp_path, 2, 2, loss="token_mean")
+    ours = trainer(folder, ChatFormat(folder), tmp_path, 2, 2, loss="token_mean")
     theirs = SFTTrainer(
         model=folder,
         args=ours.args,
         train_dataset=dataset(range(ROWS), vlm=False),
-        processing_class=Chat(folder).processor,
+        processing_class=ChatFormat(folder).processor,
     )
     ours.train()
     theirs.train()
@@ -41,7 +41,7 @@ def test_token_mean_equals_trls_own_loss(folder: str, tmp_path: Path) -> None:
 
 
 def test_each_turn_of_a_conversation_has_both_segments(small: Callable[[str], Path], tmp_path: Path) -> None:
-    chat = Chat(str(small("qwen3")))
+    chat = ChatFormat(str(small("qwen3")))
     chat.processor.chat_template = template("qwen2_5")
     turns = []
     for a, b in ((2, 3), (4, 1)):
@@ -64,7 +64,7 @@ def test_each_turn_of_a_conversation_has_both_segments(small: Callable[[str], Pa
 
 
 def test_the_log_has_each_segment_and_the_weight_that_was_used(folder: str, tmp_path: Path) -> None:
-    trained = trainer(folder, Chat(folder), tmp_path, 1, 4)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 1, 4)
     trained.train()
     logs = [line for line in trained.state.log_history if "loss" in line]
     expected = [think_weight(SCALE.think_weight, step / STEPS) for step in range(STEPS)]
@@ -77,7 +77,7 @@ def test_the_log_has_each_segment_and_the_weight_that_was_used(folder: str, tmp_
 
 
 def test_doubling_the_think_trace_leaves_the_answers_share_of_the_gradient(folder: str, tmp_path: Path) -> None:
-    trained = trainer(folder, Chat(folder), tmp_path, 1, 1)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 1, 1)
     shares, lengths = [], []
     for index in (0, 2):  # row 2 is row 0 with a longer trace
         gradient, segments = log_prob_gradient(trained, [index])
@@ -90,7 +90,7 @@ def test_doubling_the_think_trace_leaves_the_answers_share_of_the_gradient(folde
 def test_evaluation_uses_fixed_weights_and_counts_every_row(folder: str, tmp_path: Path) -> None:
     """Ten rows in batches of four; the loss is the one of the schedule's end, at the first step and at the last."""
     settings = {"per_device_eval_batch_size": 4, "logging_steps": 100, "eval_rows": ROWS}
-    trained = trainer(folder, Chat(folder), tmp_path, 2, 2, **settings)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 2, 2, **settings)
     results = []
     for _ in range(2):
         trained.state.max_steps = STEPS
@@ -115,7 +115,7 @@ def test_evaluation_uses_fixed_weights_and_counts_every_row(folder: str, tmp_pat
 def test_evaluating_between_two_logs_leaves_the_training_metrics_alone(folder: str, tmp_path: Path) -> None:
     logs = []
     for settings in ({}, {"eval_strategy": "steps", "eval_steps": 1, "eval_rows": 3}):
-        trained = trainer(folder, Chat(folder), tmp_path, 4, 1, logging_steps=2, **settings)
+        trained = trainer(folder, ChatFormat(folder), tmp_path, 4, 1, logging_steps=2, **settings)
         trained.train()
         logs.append([line["think_nll"] for line in trained.state.log_history if "think_nll" in line])
     assert len(logs[0]) == STEPS // 2
@@ -124,9 +124,9 @@ def test_evaluating_between_two_logs_leaves_the_training_metrics_alone(folder: s
 
 def test_the_schedule_goes_on_after_a_resume(folder: str, tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": STEPS // 2}
-    whole = trainer(folder, Chat(folder), tmp_path, 2, 2, **settings)
+    whole = trainer(folder, ChatFormat(folder), tmp_path, 2, 2, **settings)
     whole.train()
-    resumed = trainer(folder, Chat(folder), tmp_path, 2, 2, **settings)
+    resumed = trainer(folder, ChatFormat(folder), tmp_path, 2, 2, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS // 2}"))
     assert difference(whole.model, resumed.model) == 0
     weights = [[line["think_weight"] for line in each.state.log_history if "loss" in line] for each in (whole, resumed)]
@@ -146,7 +146,7 @@ def _loss(trained: SegmentTrainer) -> torch.Tensor:
 def test_trl_calls_the_fused_head_once_and_reduces_nothing_but_its_log_probabilities(
     folder: str, tmp_path: Path
 ) -> None:
-    trained, seen = trainer(folder, Chat(folder), tmp_path, 2, 1), []
+    trained, seen = trainer(folder, ChatFormat(folder), tmp_path, 2, 1), []
     model = trained.model
 
     def recorded(**inputs: Any) -> Any:
@@ -177,7 +177,7 @@ def _with_its_own_model(self: Any, model: Any, inputs: Any, *_: Any, **__: Any) 
 def test_a_trl_that_computes_its_loss_otherwise_stops_the_run(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: Callable[..., Any]
 ) -> None:
-    trained = trainer(folder, Chat(folder), tmp_path, 2, 1)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 2, 1)
     assert math.isfinite(_loss(trained))
     monkeypatch.setattr(SFTTrainer, "compute_loss", release)
     with pytest.raises(RuntimeError, match="does not work the way the segment loss needs"):

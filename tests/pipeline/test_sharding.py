@@ -17,8 +17,9 @@ from inputs import ROOT, launched_with
 from steps import difference, load, reference, torchrun_steps
 from transformers import AutoConfig
 
-from eval.chat import Chat
-from pipeline.check.memory import checkpoint_bytes, layers_to_cut, memory, sizes
+from eval.chat import ChatFormat
+from pipeline.check.memory import checkpoint_bytes, memory, model_sizes, skeleton
+from pipeline.launch import layers_to_shard
 from pipeline.recipe.schema import Recipe
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,10 @@ def cut(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 def _of(cut: dict[str, str], folder: str) -> dict[str, str]:
     """As a stage's process completes the environment."""
-    return {**cut, "FSDP_TRANSFORMER_CLS_TO_WRAP": ",".join(layers_to_cut(AutoConfig.from_pretrained(folder)))}
+    return {
+        **cut,
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": ",".join(layers_to_shard(skeleton(AutoConfig.from_pretrained(folder)))),
+    }
 
 
 @on_cpus
@@ -75,7 +79,7 @@ def _check_steps(folder: str, out: Path, cut: dict[str, str], batch: int, limit:
     facts = torchrun_steps(folder, out, batch, 2 // batch, cut=_of(cut, folder))
     assert facts["weight"] == ("DTensor" if "FSDP_VERSION" in cut else "Parameter")
     model = load(folder, torch.float64)
-    losses = reference(model, Chat(folder), STEPS if batch == 2 else [*STEPS[:2], [8, 9]] * 2)
+    losses = reference(model, ChatFormat(folder), STEPS if batch == 2 else [*STEPS[:2], [8, 9]] * 2)
     assert [line["loss"] for line in facts["log"] if "loss" in line] == pytest.approx(losses, abs=1e-4)
     assert difference(load(str(out / "model"), torch.float32), model) <= limit
 
@@ -103,7 +107,7 @@ def test_a_killed_sharded_run_goes_on_to_the_same_bits_and_takes_the_memory_that
         {"name": "x", "model": {"path": folder, "dtype": "float32"}, "data": {"rows": {"path": "x"}}, "stages": [stage]}
     )
     config = AutoConfig.from_pretrained(folder)
-    counted = sizes(recipe, recipe.stages[0], config)
+    counted = model_sizes(recipe, recipe.stages[0], config)
     expected = memory(counted, recipe.stages[0], config, 100)
     assert whole["held"]["weights"] == pytest.approx(expected.weights, rel=0.02)
     pairs = zip(models[0].parameters(), load(folder, torch.float32).parameters(), strict=True)

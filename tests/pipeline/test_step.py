@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, reference, torchrun_steps, trainer
 
-from eval.chat import Chat
+from eval.chat import ChatFormat
 from pipeline.loss import ANSWER, think_weight
 from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
 
@@ -35,7 +35,7 @@ def expected(small: Callable[[str], Path]) -> Callable[..., tuple[Any, list[floa
         steps = {"fours": FOURS, "short": SHORT, "fives": FIVES}[kind]
         model = load(str(small(family)), torch.float64)
         chosen: Any = loss or SCALE
-        return model, reference(model, Chat(str(small(family))), steps, chosen, max_length)
+        return model, reference(model, ChatFormat(str(small(family))), steps, chosen, max_length)
 
     return expected
 
@@ -71,7 +71,7 @@ def test_every_cut_of_a_batch_gives_the_steps_of_the_definition(
     batch: int,
     accumulation: int,
 ) -> None:
-    chat = Chat(str(small(family)))
+    chat = ChatFormat(str(small(family)))
     trained = trainer(str(small(family)), chat, tmp_path, batch, accumulation, rows)
     trained.train()
     _check(trained, expected(family, kind))
@@ -81,7 +81,7 @@ def test_every_cut_of_a_batch_gives_the_steps_of_the_definition(
 def test_the_other_families_take_the_same_steps(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str
 ) -> None:
-    trained = trainer(str(small(family)), Chat(str(small(family))), tmp_path, 2, 2)
+    trained = trainer(str(small(family)), ChatFormat(str(small(family))), tmp_path, 2, 2)
     trained.train()
     _check(trained, expected(family, "short"))
 
@@ -91,10 +91,10 @@ def test_an_uneven_window_of_micro_batches_is_still_a_mean_over_its_sequences(
 ) -> None:
     """Five rows an epoch in micro-batches of two, two and one."""
     folder = str(small("qwen2_5_vl"))
-    trained = trainer(folder, Chat(folder), tmp_path, 2, 3, rows=5)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 2, 3, rows=5)
     trained.train()
     model = load(folder, torch.float64)
-    _check(trained, (model, reference(model, Chat(folder), [[0, 1, 2, 3, 4]] * 2)))
+    _check(trained, (model, reference(model, ChatFormat(folder), [[0, 1, 2, 3, 4]] * 2)))
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_two_ranks_take_the_same_steps(
     log = torchrun_steps(folder, tmp_path, batch, accumulation)["log"]
     model = load(folder, torch.float64)
     last = [8, 9, 0, 1] if batch == 2 else [8, 9]
-    losses = reference(model, Chat(folder), [[0, 1, 2, 3], [4, 5, 6, 7], last] * 2)
+    losses = reference(model, ChatFormat(folder), [[0, 1, 2, 3], [4, 5, 6, 7], last] * 2)
     assert difference(load(str(tmp_path / "model"), torch.float32), model) <= LIMIT
     assert [line["loss"] for line in log if "loss" in line] == pytest.approx(losses, abs=1e-4)
     for line, step in zip(log, range(6), strict=False):  # reduced over both ranks
@@ -121,7 +121,7 @@ def test_two_ranks_take_the_same_steps(
 def test_the_controls_take_the_steps_of_their_definitions(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str, loss: Any
 ) -> None:
-    trained = trainer(str(small(family)), Chat(str(small(family))), tmp_path, 2, 2, loss=loss)
+    trained = trainer(str(small(family)), ChatFormat(str(small(family))), tmp_path, 2, 2, loss=loss)
     trained.train()
     _check(trained, expected(family, "short", loss))
 
@@ -130,7 +130,7 @@ def test_the_controls_take_the_steps_of_their_definitions(
 def test_gradient_checkpointing_changes_nothing(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str
 ) -> None:
-    trained = trainer(str(small(family)), Chat(str(small(family))), tmp_path, 2, 2, gradient_checkpointing=True)
+    trained = trainer(str(small(family)), ChatFormat(str(small(family))), tmp_path, 2, 2, gradient_checkpointing=True)
     trained.train()
     assert trained.model.is_gradient_checkpointing
     _check(trained, expected(family, "short"))
@@ -141,7 +141,7 @@ def test_gradient_checkpointing_changes_nothing(
 def test_the_side_of_the_padding_changes_nothing(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str, side: str
 ) -> None:
-    chat = Chat(str(small(family)))
+    chat = ChatFormat(str(small(family)))
     chat.tokenizer.padding_side = side
     trained = trainer(str(small(family)), chat, tmp_path, 4, 1)
     trained.train()
@@ -153,7 +153,7 @@ def test_padding_on_the_left_of_a_batch_changes_no_step(
 ) -> None:
     """TRL's collators pad on the right whatever the tokenizer says, so the batch itself is turned over here."""
     folder = str(small("llama"))
-    trained = trainer(folder, Chat(folder), tmp_path, 4, 1)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 4, 1)
     trained.data_collator.collator = _PadLeft(trained.data_collator.collator)
     trained.train()
     _check(trained, expected("llama", "short"))
@@ -181,9 +181,9 @@ def test_truncated_rows_count_with_what_is_left_of_them(
     """The pipeline refuses such rows; the trainer is right about them all the same, an empty answer included."""
     folder = str(small(family))
     longest = int(
-        collated(trainer(folder, Chat(folder), tmp_path, 4, 1), range(ROWS))["attention_mask"].sum(dim=1).max()
+        collated(trainer(folder, ChatFormat(folder), tmp_path, 4, 1), range(ROWS))["attention_mask"].sum(dim=1).max()
     )
-    trained = trainer(folder, Chat(folder), tmp_path, batch, 4 // batch, max_length=longest - 15)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, batch, 4 // batch, max_length=longest - 15)
     answers = (collated(trained, range(ROWS))["segments"] == ANSWER).sum(dim=1)
     assert answers.min() == 0
     assert answers.max() > 0
@@ -198,16 +198,16 @@ def test_an_adapter_takes_the_same_steps(small: Callable[[str], Path], tmp_path:
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     model = get_peft_model(load(folder, torch.float32), lora)
     by_hand = copy.deepcopy(model).double()
-    trained = trainer(model, Chat(folder), tmp_path, batch, 4 // batch)
+    trained = trainer(model, ChatFormat(folder), tmp_path, batch, 4 // batch)
     trained.train()
-    _check(trained, (by_hand, reference(by_hand, Chat(folder), SHORT)))
+    _check(trained, (by_hand, reference(by_hand, ChatFormat(folder), SHORT)))
 
 
 def test_bfloat16_autocast_stays_near_the_definition(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path
 ) -> None:
     folder = str(small("llama"))
-    whole, cut = (trainer(folder, Chat(folder), tmp_path, batch, 4 // batch, bf16=True) for batch in (4, 1))
+    whole, cut = (trainer(folder, ChatFormat(folder), tmp_path, batch, 4 // batch, bf16=True) for batch in (4, 1))
     whole.train()
     cut.train()
     for trained in (whole, cut):
@@ -224,7 +224,7 @@ def test_a_gpu_takes_the_same_steps(
     small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str, batch: int
 ) -> None:
     """There the fused head is a Triton kernel."""
-    trained = trainer(str(small(family)), Chat(str(small(family))), tmp_path, batch, 4 // batch, use_cpu=False)
+    trained = trainer(str(small(family)), ChatFormat(str(small(family))), tmp_path, batch, 4 // batch, use_cpu=False)
     trained.train()
     assert trained.model.device.type == "cuda"
     trained.model.cpu()
@@ -236,7 +236,7 @@ def test_untrained_tokens_and_a_segment_of_weight_zero_get_no_gradient(
 ) -> None:
     folder = str(small("llama"))
     answer_only = SegmentLoss(think_weight=ThinkWeight(start=0, end=0))
-    trained = trainer(folder, Chat(folder), tmp_path, 4, 1, loss=answer_only)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 4, 1, loss=answer_only)
     gradient, segments = log_prob_gradient(trained, range(ROWS))
     assert torch.all(gradient[segments != ANSWER] == 0)
     assert torch.all(gradient[segments == ANSWER] < 0)
@@ -247,7 +247,7 @@ def test_equal_weights_on_one_segment_is_cross_entropy(small: Callable[[str], Pa
     """Rows one by one, trained on the answer alone: SCALe with weight zero is torch's own cross-entropy."""
     folder = str(small("llama"))
     loss: Loss = SegmentLoss(think_weight=ThinkWeight(start=0, end=0))
-    trained = trainer(folder, Chat(folder), tmp_path, 1, 1, loss=loss)
+    trained = trainer(folder, ChatFormat(folder), tmp_path, 1, 1, loss=loss)
     trained.state.max_steps = 1
     for index in range(ROWS):
         batch = collated(trained, [index])

@@ -14,12 +14,13 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.grade import judged
+from eval.grade import graded
 from eval.report.card import write_cards
 from eval.report.results import write_results
 from eval.scores import scores
 from pipeline import hub, stages
 from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.checkpoint.run_identity import claim
 from pipeline.recipe.consistency import problems
 from pipeline.recipe.file import load
 from pipeline.recipe.schema import Recipe
@@ -51,7 +52,7 @@ def run(small: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
             "model": {"path": str(small("qwen3")), "dtype": "float32"},
             "data": {"rows": {"path": "rows.jsonl"}},
             "stages": [stage],
-            "evaluate": {"tasks": [], "on": [kind]},
+            "evaluate": {"tasks": [], "checkpoints": [kind]},
         }
         (tmp_path / "told.yaml").write_text(yaml.safe_dump(content))
         recipe = load(tmp_path / "told.yaml", [])
@@ -61,7 +62,7 @@ def run(small: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.Monkey
             monkeypatch.delenv(name)
         folder = RunFolder(Path("runs") / recipe.name)
         folder.root.mkdir(parents=True)
-        folder.claim(recipe)
+        claim(folder, recipe)
         stages._run_stage(recipe, 0, folder, first=True)
         run.recipe = recipe  # type: ignore[attr-defined]
         return folder
@@ -133,7 +134,7 @@ def test_wandb_writes_beside_the_stage(run: Callable[..., RunFolder], monkeypatc
 def _evaluate(folder: RunFolder, checkpoint: str) -> None:
     """Files as an evaluation leaves them, of four responses, one malformed."""
     texts = ["<think>Add.</think><answer>1</answer>"] * 3 + ["1"]
-    lines = judged(
+    lines = graded(
         [
             {
                 **{"id": str(n), "sample": 0, "image_removed": False, "image": None, "prompt": "p", "question": "?"},
@@ -263,7 +264,7 @@ def test_a_push_that_cannot_be_is_found_before_training(
         stages: [{{name: sft, kind: sft, data: rows, loss: token_mean, trainer: {{push_to_hub: true}}}}]
         """
     )
-    found = problems(Recipe.model_validate(content), tmp_path)
+    found = list(problems(Recipe.model_validate(content), tmp_path))
     assert [code for _, code, _ in found] == ["hub", "hub"]
     assert "Set hub_model_id" in found[0][2]
     assert "HF_TOKEN" in found[1][2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.contract import CEILING, RewardError, checked
+from rewards.contract import CEILING, RewardError, enforce_contract
 
 COLUMNS = {"completions": ["a", "b", "c"], "id": ["r1", "r2", "r3"]}
 
@@ -33,13 +33,13 @@ def _returns(value: Any) -> Callable[..., Any]:
     ],
 )
 def test_numbers_in_any_container_are_a_list_of_floats(value: Any) -> None:
-    values = checked(_returns(value), bound=1)(**COLUMNS)
+    values = enforce_contract(_returns(value), max_abs=1)(**COLUMNS)
     assert values == [1.0, 0.5, 1.0]
     assert all(type(each) is float for each in values)
 
 
 def test_none_is_no_mistake() -> None:
-    assert checked(_returns([1, None, 0]), bound=1)(**COLUMNS) == [1.0, None, 0.0]
+    assert enforce_contract(_returns([1, None, 0]), max_abs=1)(**COLUMNS) == [1.0, None, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_none_is_no_mistake() -> None:
         ("abc", "returned a str"),
         ([0, float("nan"), 0], "row id=r2: nan is no finite number"),
         ([0, 0, float("-inf")], "row id=r3: -inf is no finite number"),
-        ([0, 7, 8], r"row id=r2: 7 is outside the bound of 5.*2 of 3 values"),
+        ([0, 7, 8], r"row id=r2: 7 is beyond max_abs 5.*2 of 3 values"),
         ([0, "1", 0], "row id=r2: '1' is no number"),
         ([0, 1j, 0], "row id=r2: 1j is no number"),
     ],
 )
 def test_what_no_reward_may_return_is_named_with_its_row(value: Any, message: str) -> None:
     with pytest.raises(RewardError, match=f"reward 'reward'.*{message}"):
-        checked(_returns(value), bound=5)(**COLUMNS)
+        enforce_contract(_returns(value), max_abs=5)(**COLUMNS)
 
 
 def _fails_on_b(completions: list[str], **columns: Any) -> list[float]:
@@ -69,15 +69,15 @@ def _fails_on_b(completions: list[str], **columns: Any) -> list[float]:
 def test_an_exception_is_reported_with_its_row_and_place() -> None:
     place = r"reward '_fails_on_b', row id=r2: raised KeyError: 'b' \(.*test_checked.py:\d+"
     with pytest.raises(RewardError, match=place) as caught:
-        checked(_fails_on_b, bound=1)(**COLUMNS)
+        enforce_contract(_fails_on_b, max_abs=1)(**COLUMNS)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_zero_goes_on_and_says_so_and_has_a_ceiling(capsys: pytest.CaptureFixture[str]) -> None:
-    reward = checked(_returns([1, float("inf"), 0.5]), bound=1, on_error="zero")
+    reward = enforce_contract(_returns([1, float("inf"), 0.5]), max_abs=1, on_error="zero")
     assert reward(**COLUMNS) == [1.0, 0.0, 0.5]
     assert "WARNING reward 'reward', row id=r2: inf" in capsys.readouterr().err
-    failing = checked(_fails_on_b, bound=1, on_error="zero")
+    failing = enforce_contract(_fails_on_b, max_abs=1, on_error="zero")
     for _ in range(CEILING - 1):
         assert failing(**COLUMNS) == [0.0, 0.0, 0.0]
     assert failing(completions=["a", "c"]) == [1.0, 0.0]  # a good call: the count begins again
@@ -99,8 +99,8 @@ def test_an_async_reward_stays_async_and_is_checked() -> None:
         async def __call__(self, completions: list[str], **columns: Any) -> list[float]:
             return await slow(completions, **columns)
 
-    for reward in (checked(slow, bound=1), checked(Slow(), bound=1)):
+    for reward in (enforce_contract(slow, max_abs=1), enforce_contract(Slow(), max_abs=1)):
         assert inspect.iscoroutinefunction(reward)
         assert asyncio.run(reward(**COLUMNS, value=1)) == [1.0] * 3
-        with pytest.raises(RewardError, match="outside the bound"):
+        with pytest.raises(RewardError, match="beyond max_abs"):
             asyncio.run(reward(**COLUMNS, value=2))

@@ -1,12 +1,13 @@
 """Rewards on canned completions: what they pay, and what that would teach."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rewards.accuracy import accuracy
-from rewards.contract import RewardError, checked
-from rewards.dry_run import try_reward
+from rewards.contract import RewardError, enforce_contract
+from rewards.dry_run import dry_run
 from rewards.format import format
 from rewards.load import SHIPPED
 
@@ -21,19 +22,20 @@ ROWS = [
 
 
 def test_accuracy_pays_right_answers_alone_and_format_well_formed_ones() -> None:
-    right = try_reward(checked(accuracy, 1), ROWS)
+    right = dry_run(enforce_contract(accuracy, 1), ROWS)
     assert right.paid == {"right": 1.0, "wrong": 0.0, "malformed": 0.0, "empty": 0.0}
     assert right.warning() is None
-    form = try_reward(checked(format, 1), ROWS)
+    form = dry_run(enforce_contract(format, 1), ROWS)
     assert form.paid == {"right": 1.0, "wrong": 1.0, "malformed": 0.0, "empty": 0.0}
-    assert form.warning() == "pays a wrong answer as much as a right one"
+    assert form.warning() is None  # it is meant to
+    assert replace(form, form_alone=False).warning() == "pays a wrong answer as much as a right one"
 
 
 def test_every_shipped_reward_can_be_tried() -> None:
     arguments = {"brevity": {"budget": 100}, "overlong": {"budget": 100, "margin": 20}}
     for name, function in SHIPPED.items():
-        reward = checked(lambda f=function, n=name, **columns: f(**columns, **arguments.get(n, {})), 1)
-        assert try_reward(reward, ROWS).paid["empty"] == 0.0, name
+        reward = enforce_contract(lambda f=function, n=name, **columns: f(**columns, **arguments.get(n, {})), 1)
+        assert dry_run(reward, ROWS).paid["empty"] == 0.0, name
 
 
 def test_a_reward_gets_the_arguments_of_the_trainer() -> None:
@@ -47,7 +49,7 @@ def test_a_reward_gets_the_arguments_of_the_trainer() -> None:
         )
         return [0.0] * len(completions)
 
-    try_reward(checked(reward, 1), ROWS)
+    dry_run(enforce_contract(reward, 1), ROWS)
     assert seen["answer"] == [row["answer"] for row in ROWS]
     assert seen["choices"][:2] == [None, ["dog", "cat"]]
     assert seen["length"] == len(ROWS)
@@ -61,7 +63,7 @@ def test_a_reward_gets_the_arguments_of_the_trainer() -> None:
     ],
 )
 def test_a_reward_that_teaches_nothing_is_warned_about(value: float | None, warning: str) -> None:
-    assert try_reward(checked(lambda completions, **_: [value] * len(completions), 1), ROWS).warning() == warning
+    assert dry_run(enforce_contract(lambda completions, **_: [value] * len(completions), 1), ROWS).warning() == warning
 
 
 def test_a_reward_that_needs_what_the_data_lacks_fails_before_training() -> None:
@@ -69,4 +71,4 @@ def test_a_reward_that_needs_what_the_data_lacks_fails_before_training() -> None
         return [0.0] * len(completions)
 
     with pytest.raises(RewardError, match="missing 1 required positional argument: 'solution'; an argument comes from"):
-        try_reward(checked(reward, 1), ROWS)
+        dry_run(enforce_contract(reward, 1), ROWS)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tables import hostile_answers, table
 
 from rewards.grading import algebra
-from rewards.grading.normalize import plain
+from rewards.grading.normalize import normalize
 from rewards.grading.quantity import quantity
 from rewards.grading.verify import Outcome, Question, kind_of, usable, verify, verify_all
 
@@ -45,12 +45,12 @@ def _negatives() -> Iterator[Question]:
         if kind == "choice":
             right = next(letter for letter in ascii_uppercase if verify(letter, *_question(row)[1:]) is Outcome.CORRECT)
             yield from (_question(row, letter) for letter in "ABCD" if letter != right)
-        if kind == "text" and len(word := plain(answer)) > 2 and len(set(word.casefold())) > 2:
+        if kind == "text" and len(word := normalize(answer)) > 2 and len(set(word.casefold())) > 2:
             yield _question(row, word[1:] + word[0])
             yield _question(row, word[::-1]) if word.casefold() != word[::-1].casefold() else _question(row, word[1:])
-        found = quantity(plain(answer)) if kind == "number" else None
-        if found and quantity(plain(row["gold"])):
-            gold = quantity(plain(row["gold"]))
+        found = quantity(normalize(answer)) if kind == "number" else None
+        if found and quantity(normalize(row["gold"])):
+            gold = quantity(normalize(row["gold"]))
             assert gold is not None
             yield _question(row, f"{_decimal(found.value + 1)} {found.unit}")
             yield _question(row, f"{_decimal(found.value - 1)} {found.unit}")
