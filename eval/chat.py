@@ -8,13 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    GenerationConfig,
-    PretrainedConfig,
-    ProcessorMixin,
-)
+from transformers import AutoConfig, AutoProcessor, GenerationConfig, PretrainedConfig, ProcessorMixin
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from eval.data.rows import prompt
@@ -26,6 +20,7 @@ class ChatFormat:
 
     A template that leaves the beginning-of-sequence token to the tokenizer (LLaVA-NeXT's) gets it written in: TRL
     tokenizes SFT prompts without it and GRPO prompts with it, so the two stages would see different prompts.
+    Delete when the two agree (`trl/trainer/sft_trainer.py:447`, `transformers/processing_utils.py:2201`).
 
     Raises:
         ValueError: there is no such checkpoint, or it has no chat template.

@@ -52,7 +52,7 @@ def compare(a: Sequence[Lines], b: Sequence[Lines], sampled: bool = False) -> di
     right_RN = np.array([[each[id] for id in ids] for each in right])
     difference_SN = right_RN[len(a) :] - right_RN[: len(a)]
     mean, interval, error = bootstrap(list(difference_SN.mean(axis=0)), clusters)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "n": len(ids),
         "images": len({*clusters}),
         "only_in_one": len(set.union(*({*each} for each in right))) - len(ids),
@@ -63,12 +63,12 @@ def compare(a: Sequence[Lines], b: Sequence[Lines], sampled: bool = False) -> di
     }
     pairs = [] if sampled else [_mcnemar(*pair) for pair in zip(right_RN[: len(a)], right_RN[len(a) :], strict=True)]
     if len(a) > 1:
-        found |= _over_seeds(difference_SN.mean(axis=1), error, len({*clusters}))
-        return found | {"seeds": pairs}
-    found["detectable"] = _detectable(error)
+        result |= _over_seeds(difference_SN.mean(axis=1), error, len({*clusters}))
+        return result | {"seeds": pairs}
+    result["detectable"] = _detectable(error)
     if pairs:
-        found |= {**pairs[0], "p": pairs[0]["mcnemar_p"]}
-    return found
+        result |= {**pairs[0], "p": pairs[0]["mcnemar_p"]}
+    return result
 
 
 def _of(lines: Iterable[Line], sampled: bool) -> Lines:
@@ -143,12 +143,12 @@ def tasks_of(place: Path) -> dict[str, Lines]:
             "checkpoints"
         ) or ["?"]
         place = place / "eval" / evaluated[-1]
-    found = {file.parent.name: json_lines(file) for file in sorted(place.glob("*/completions.jsonl"))}
-    if not found:
+    by_task = {file.parent.name: json_lines(file) for file in sorted(place.glob("*/completions.jsonl"))}
+    if not by_task:
         raise ValueError(
             f"{place}: no evaluation here; a run folder, a folder of tasks, or a completions.jsonl is needed"
         )
-    return found
+    return by_task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,17 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("two places are compared; for several seeds: A1 A2 A3 --against B1 B2 B3")
     sides = (options.places, options.against) if options.against else tuple([place] for place in options.places)
     try:
-        found = _by_task(*([tasks_of(place) for place in side] for side in sides))
+        compared = _by_task(*([tasks_of(place) for place in side] for side in sides))
     except ValueError as error:
         print(f"ERROR {error}")
         return 2
     names = [", ".join(map(str, side)) for side in sides]
-    write_json(options.out, {"a": names[0], "b": names[1], "comparisons": found})
+    write_json(options.out, {"a": names[0], "b": names[1], "comparisons": compared})
     console = Console()
     console.print(f"A: {names[0]}\nB: {names[1]}", soft_wrap=True, highlight=False)
-    console.print(table(found))
-    for each in found:
-        console.print(f"{each['task']}, {each['decoding']}: {verdict(each)}", soft_wrap=True, highlight=False)
+    console.print(table(compared))
+    for result in compared:
+        console.print(f"{result['task']}, {result['decoding']}: {verdict(result)}", soft_wrap=True, highlight=False)
     console.print(f"written: {options.out}", soft_wrap=True, highlight=False)
     return 0
 
@@ -202,18 +202,18 @@ def table(comparisons: Sequence[dict[str, Any]]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for column in ("task", "decoding", "n (images)", "A", "B", "B - A (95%)", "gained, lost", "p (Holm)", "detectable"):
         shown.add_column(column, no_wrap=True)
-    for each in comparisons:
-        low, high = each["ci95"]
+    for result in comparisons:
+        low, high = result["ci95"]
         shown.add_row(
-            each["task"],
-            each["decoding"],
-            f"{each['n']} ({each['images']})",
-            f"{each['a_accuracy']:.3f}",
-            f"{each['b_accuracy']:.3f}",
-            f"{each['difference']:+.3f} ({low:+.3f} to {high:+.3f})",
-            f"{each['gained']}, {each['lost']}" if "gained" in each else "-",
-            f"{each['p']:.2g} ({each['holm_p']:.2g})" if "p" in each else "-",
-            f"{each['detectable']:.3f}",
+            result["task"],
+            result["decoding"],
+            f"{result['n']} ({result['images']})",
+            f"{result['a_accuracy']:.3f}",
+            f"{result['b_accuracy']:.3f}",
+            f"{result['difference']:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{result['gained']}, {result['lost']}" if "gained" in result else "-",
+            f"{result['p']:.2g} ({result['holm_p']:.2g})" if "p" in result else "-",
+            f"{result['detectable']:.3f}",
         )
     return shown
 

@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     PretrainedConfig,
-    ProcessorMixin,
     set_seed,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -116,10 +115,6 @@ def _weights_digest(chat: ChatFormat) -> str:
     return f"{chat.checkpoint}@{getattr(chat.config, '_commit_hash', None) or chat.revision}"
 
 
-def _auto_class(processor: Any) -> Any:
-    return AutoModelForImageTextToText if isinstance(processor, ProcessorMixin) else AutoModelForCausalLM
-
-
 def _vllm_problem(config: PretrainedConfig) -> str | None:
     """Why vLLM cannot serve such a model; None if it can."""
     if importlib.util.find_spec("vllm") is None:
@@ -158,7 +153,8 @@ class TransformersDecoder:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        loading = _auto_class(chat.processor).from_pretrained(chat.checkpoint, dtype=dtype, revision=chat.revision)
+        loader = AutoModelForImageTextToText if chat.is_vlm else AutoModelForCausalLM
+        loading = loader.from_pretrained(chat.checkpoint, dtype=dtype, revision=chat.revision)
         self.model: Any = loading.eval().to(device)
         self.banned = vision_token_ids(chat.config)
 
@@ -248,7 +244,7 @@ class VllmDecoder:
         return [_decoded(self.chat, list(output.outputs[0].token_ids)) for output in outputs]
 
     def close(self) -> None:
-        self.engine.llm_engine.engine_core.shutdown()
+        self.engine.llm_engine.engine_core.shutdown()  # Delete when `LLM` has an end (vllm-project/vllm#36283)
 
     def _prompt(self, row: dict[str, Any]) -> dict[str, Any]:
         """One placeholder an image, which vLLM itself expands; no token is added to what the template wrote."""

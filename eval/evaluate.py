@@ -91,12 +91,8 @@ def sample(
     `parts` (with something added to the name) keeps what is done until `remove_parts`.
     """
     passes = [_Pass(sample) for sample in range(1, 1 + decoding.samples)]
-    asked = {
-        "rows": rows._fingerprint,
-        "max_new_tokens": max_new_tokens,
-        **decoding.model_dump(),
-        "checkpoint": decoder.weights_digest,
-    }
+    asked = {"rows": rows._fingerprint, "max_new_tokens": max_new_tokens, **decoding.model_dump()}
+    asked["checkpoint"] = decoder.weights_digest
     return _respond(decoder, rows, max_new_tokens, decoding, title, passes, _parts(parts, asked))
 
 
@@ -130,16 +126,10 @@ def _respond(
     todo = range(state.process_index, len(chunks), state.num_processes)
     if not sys.stderr.isatty() and state.is_main_process:
         done = sum(file.exists() for file in files)
-        print(
-            f"{title}: {len(rows)} rows" + (f", {done} of {len(files)} parts are there" if done else ""),
-            file=sys.stderr,
-        )
-    bar = tqdm(
-        total=sum(min(size, len(rows) - chunks[number][1]) for number in todo),
-        desc=title,
-        unit="response",
-        disable=not sys.stderr.isatty(),
-    )
+        there = f", {done} of {len(files)} parts are there" if done else ""
+        print(f"{title}: {len(rows)} rows{there}", file=sys.stderr)
+    total = sum(min(size, len(rows) - chunks[number][1]) for number in todo)
+    bar = tqdm(total=total, desc=title, unit="response", disable=not sys.stderr.isatty())
     for number in todo:
         (draw, removed), begin = chunks[number]
         batch = list(rows.select(range(begin, min(begin + size, len(rows)))))
@@ -147,9 +137,8 @@ def _respond(
             asked = [{**row, "images": []} for row in batch] if removed else batch
             temperature = decoding.temperature if draw else None
             responses = decoder.decode(asked, max_new_tokens, temperature, decoding.seed + 1_000_003 * draw + begin)
-            lines = [
-                _line(decoder, row, response, draw, removed) for row, response in zip(asked, responses, strict=True)
-            ]
+            pairs = zip(asked, responses, strict=True)
+            lines = [_line(decoder, row, response, draw, removed) for row, response in pairs]
             write_json_lines(files[number], graded(lines))
         bar.update(len(batch))
     bar.close()
@@ -158,7 +147,7 @@ def _respond(
 
 
 def process_state() -> PartialState:
-    """This process among its ranks; on a CPU, accelerate must be told that it is one."""
+    """This process among its ranks. Delete when accelerate sees ranks on a CPU untold (`accelerate/state.py:802`)."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 

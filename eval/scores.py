@@ -55,21 +55,16 @@ def _accuracy(lines: Sequence[Line], key: str = "outcome") -> dict[str, Any]:
     return {"n": n, "accuracy": correct / n if n else None, "ci95": wilson(correct, n)}
 
 
+_SHARES = (Outcome.MALFORMED, Outcome.TRUNCATED, Outcome.TIMEOUT, Outcome.ANSWER_UNUSABLE)
+
+
 def _forms(lines: Sequence[Line]) -> dict[str, Any]:
     """How responses look: which are malformed and why, which were cut, which reference cannot be graded; lengths."""
     outcomes = Counter(line["outcome"] for line in lines)
-    share = {name: outcomes[outcome] / len(lines) for name, outcome in _SHARES.items()}
+    share = {outcome.value: outcomes[outcome] / len(lines) for outcome in _SHARES}
     reasons = Counter(line["parse"] for line in lines if line["outcome"] == Outcome.MALFORMED)
     lengths = {name: _spread([line[name] for line in lines]) for name in ("think_tokens", "answer_tokens")}
     return {**share, "malformed_reasons": dict(reasons.most_common()), **lengths}
-
-
-_SHARES = {
-    "malformed": Outcome.MALFORMED,
-    "truncated": Outcome.TRUNCATED,
-    "timeout": Outcome.TIMEOUT,
-    "answer_unusable": Outcome.ANSWER_UNUSABLE,
-}
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:
@@ -82,17 +77,18 @@ def _sampled(lines: Sequence[Line]) -> dict[str, Any]:
     for line in lines:
         of_row.setdefault(line["id"], []).append(line)
     k = min(map(len, of_row.values()))
-    right = {id: sum(line["outcome"] == CORRECT for line in each) for id, each in of_row.items()}
+    right = {id: sum(line["outcome"] == CORRECT for line in responses) for id, responses in of_row.items()}
     asked = sorted({1 << power for power in range(k.bit_length())} | {k})
-    means = [right[id] / len(each) for id, each in of_row.items()]
-    mean, interval, _ = bootstrap(means, [cluster(each[0]) for each in of_row.values()])
+    means = [right[id] / len(responses) for id, responses in of_row.items()]
+    mean, interval, _ = bootstrap(means, [cluster(responses[0]) for responses in of_row.values()])
     return {
         "n": len(of_row),
         "k": k,
         "accuracy": mean,  # mean@k
         "ci95": [max(interval[0], 0.0), min(interval[1], 1.0)],
         "pass_at": {
-            str(j): float(np.mean([_pass_at(len(each), right[id], j) for id, each in of_row.items()])) for j in asked
+            str(j): float(np.mean([_pass_at(len(responses), right[id], j) for id, responses in of_row.items()]))
+            for j in asked
         },
         **_forms(lines),
     }
@@ -116,7 +112,7 @@ def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, 
         return mean, [max(mean - unseen, -1.0), min(mean + unseen, 1.0)], unseen / 2
     if len(sum_C) < 2:
         return mean, [-1.0, 1.0], 1.0
-    found = stats.bootstrap(
+    resampled = stats.bootstrap(
         (sum_C, size_C),
         lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
         paired=True,
@@ -125,5 +121,5 @@ def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, 
         rng=0,
         batch=max(1, 2_000_000 // len(sum_C)),
     )
-    interval = found.confidence_interval
-    return mean, [float(interval.low), float(interval.high)], float(found.standard_error)
+    interval = resampled.confidence_interval
+    return mean, [float(interval.low), float(interval.high)], float(resampled.standard_error)

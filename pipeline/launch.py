@@ -60,7 +60,7 @@ def layers_to_shard(model: Any) -> list[str]:
     """The classes of the layers of `model` that FSDP gathers one at a time.
 
     Delete when accelerate skips classes that do not occur (1.15 takes all of `_no_split_modules` and raises: those of
-    LLaVA-NeXT and Gemma-3 have layers of CLIP's and SigLIP's text towers).
+    LLaVA-NeXT and Gemma-3 have layers of CLIP's and SigLIP's text towers; huggingface/transformers#38141).
     """
     return sorted({type(module).__name__ for module in model.modules()} & set(model._no_split_modules or ()))
 
@@ -74,9 +74,10 @@ def overrule(dtype: str, layers: list[str]) -> None:
     """
     if processes() == 1:
         # Left alone, TRL gives an engine the first of four fixed ports that is free: the same to two runs that start
-        # together, and the second ends.
+        # together, and the second ends. Delete when the system chooses (`trainer/utils.py:98`; huggingface/trl#3979).
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # it would win over a float32 recipe
+    # It would win over a float32 recipe. Delete when `bf16: false` wins (`transformers/training_args.py:1582`).
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if dtype == "bfloat16" else "no"
     if layers:
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(layers))

@@ -36,24 +36,16 @@ class _Reporter(TrainerCallback):
             for name, clock in (("seconds", time.monotonic), ("cpu_seconds", time.process_time))
         )
         if sys.stderr.isatty():
-            self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc=self.title,
-                unit="step",
-                dynamic_ncols=True,
-                disable=False,
-            )
+            shape = {"total": state.max_steps, "initial": state.global_step, "dynamic_ncols": True, "disable": False}
+            self.bar = tqdm(desc=self.title, unit="step", **shape)
         else:
             print(f"{self.title}: {state.max_steps} steps", file=sys.stderr, flush=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        times = {
-            "seconds": round(time.monotonic() - self.started, 3),
-            "cpu_seconds": round(time.process_time() - self.started_cpu, 3),  # of all threads of rank 0
-        }
+        seconds, cpu_seconds = time.monotonic() - self.started, time.process_time() - self.started_cpu  # of rank 0
+        times = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
         line = {"step": state.global_step, **times, **logs}
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -63,7 +63,8 @@ class SegmentTrainer(ResumableTrainer, SFTTrainer):
         super().__init__(*args, processing_class=chat.processor, **kwargs)
         self.loss = loss
         self.data_collator = SegmentCollator(self.data_collator, chat)
-        # Qwen-VL and Gemma-3 say False, which would turn the step's mean into a mean of micro-batch means.
+        # Qwen-VL says False (huggingface/transformers#40333): the step's mean would be a mean of micro-batch means.
+        # Delete when SFTTrainer says `loss_is_scaled_for_ga`, as GRPOTrainer does (`trl/trainer/base_trainer.py:66`).
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, dict[str, torch.Tensor]] = {"": {}, "eval_": {}}  # since the last log, on this rank
 

@@ -74,15 +74,15 @@ def _scores(lines: list[bytes], reward: Any, options: argparse.Namespace) -> Ite
     rows = [_row(line) for line in lines]
     if options.bare:
         questions = [Question(row["completion"], row["answer"], row["kind"], row["choices"]) for row in rows]
-        found = [Verdict(outcome) for outcome in verify_all(questions)]
+        graded = [Verdict(outcome) for outcome in verify_all(questions)]
     else:
         names = ("completion", "answer", "kind", "choices", "truncated")
-        found = verdicts(*([row[name] for row in rows] for name in names))
+        graded = verdicts(*([row[name] for row in rows] for name in names))
     if options.reward == "accuracy":
-        values = [verdict.outcome.reward for verdict in found]
+        values = [verdict.outcome.reward for verdict in graded]
     else:
         values = call(reward, [row["completion"] for row in rows], rows)
-    for row, value, verdict in zip(rows, values, found, strict=True):
+    for row, value, verdict in zip(rows, values, graded, strict=True):
         yield {"id": row["id"], "reward": value, "outcome": verdict.outcome.value}
 
 

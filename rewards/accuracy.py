@@ -24,16 +24,16 @@ def verdicts(
     """One verdict a response, in order: whether it ended, then its form, then its answer. Evaluation uses it too."""
     count = len(texts)
     columns = (golds, kinds or [None] * count, choices or [None] * count, truncated or [False] * count)
-    found: list[Verdict | Question] = []
+    graded: list[Verdict | Question] = []
     for text, gold, kind, options, cut in zip(texts, *columns, strict=True):
         if cut:
-            found.append(Verdict(Outcome.TRUNCATED))
+            graded.append(Verdict(Outcome.TRUNCATED))
         elif isinstance(response := parse(text), Malformed):
-            found.append(Verdict(Outcome.MALFORMED, response.reason))
+            graded.append(Verdict(Outcome.MALFORMED, response.reason))
         else:
-            found.append(Question(response.answer, gold, kind, options))
-    outcomes = iter(verify_all([each for each in found if isinstance(each, Question)]))
-    return [Verdict(next(outcomes)) if isinstance(each, Question) else each for each in found]
+            graded.append(Question(response.answer, gold, kind, options))
+    outcomes = iter(verify_all([each for each in graded if isinstance(each, Question)]))
+    return [Verdict(next(outcomes)) if isinstance(each, Question) else each for each in graded]
 
 
 def accuracy(
@@ -51,14 +51,14 @@ def accuracy(
     training. TRL's reward signature: `answer`, `kind` and `choices` are columns of the data set, and the trainer adds
     `truncated`. Logged are the share of each outcome, `outcome/<outcome>`, and `accuracy/<kind>`, by kind of answer.
     """
-    found = [
+    outcomes = [
         each.outcome for each in verdicts([completion_text(c) for c in completions], answer, kind, choices, truncated)
     ]
     if log_metric is not None:
         for outcome in Outcome:
-            log_metric(f"outcome/{outcome}", found.count(outcome) / max(len(found), 1))
-        blank = [None] * len(found)
-        for outcome, gold, declared, options in zip(found, answer, kind or blank, choices or blank, strict=True):
+            log_metric(f"outcome/{outcome}", outcomes.count(outcome) / max(len(outcomes), 1))
+        blank = [None] * len(outcomes)
+        for outcome, gold, declared, options in zip(outcomes, answer, kind or blank, choices or blank, strict=True):
             if outcome.reward is not None:  # one value a completion: the trainer takes their mean over all ranks
                 log_metric(f"accuracy/{declared or kind_of(gold, options)}", outcome.reward)
-    return [outcome.reward for outcome in found]
+    return [outcome.reward for outcome in outcomes]

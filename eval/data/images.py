@@ -104,13 +104,9 @@ def _not_an_image(name: str, content: bytes) -> tuple[str, str]:
         return "image_lfs_pointer", f"{name}: a git-lfs pointer and not the image; run `git lfs pull`"
     if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "image_html", f"{name}: a web page and not an image; what was downloaded is an error page"
-    if _is_cut_short(content):
+    if content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")):
         return "image_truncated", f"{name}: cut off within its header, after {len(content)} bytes"
     return "image_type", f"{name}: no {', '.join(FORMATS[:-1])}; it begins with {content[:12]!r}"
-
-
-def _is_cut_short(content: bytes) -> bool:
-    return content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"))
 
 
 def pixels_digest(image: Any) -> str:

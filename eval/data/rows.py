@@ -142,7 +142,7 @@ def _is_empty(rows: "datasets.Dataset", name: str) -> bool:
     return not any(pc.any(pc.cast(sizes(chunk[name]), "bool")).as_py() for chunk in chunks)
 
 
-def _canonical(source: Source, values: Any, index: int, roots: list[Path]) -> dict[str, Any]:
+def canonical_row(source: Source, values: Any, index: int, roots: list[Path]) -> dict[str, Any]:
     """A row in canonical form; if it cannot be, the reason, and a place holder for the rest."""
     row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "code", "problem"))
     row |= {"id": str(index), "question": "", "answer": "", "images": []}
@@ -166,16 +166,16 @@ def _renamed(source: Source, values: dict[str, Any]) -> dict[str, Any]:
     return {others.get(name, name): value for name, value in values.items()} if others else values
 
 
-def _check_columns(source: Source, found: list[str]) -> None:
+def _check_columns(source: Source, columns: list[str]) -> None:
     """Raises: ValueError: the format needs others."""
-    names = _renamed(source, dict.fromkeys(found)).keys()
+    names = _renamed(source, dict.fromkeys(columns)).keys()
     missing = [name for name in REQUIRED[source.format] if not {*name.split("|")} & {*names, *source.columns}]
-    unknown = [theirs for theirs in source.columns.values() if theirs not in found]
+    unknown = [theirs for theirs in source.columns.values() if theirs not in columns]
     if missing or unknown:
         needed = " and ".join(name.replace("|", " or ") for name in REQUIRED[source.format])
         raise ValueError(
             f"{source.path}: format {source.format!r} needs the columns {needed}; "
-            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(found)}. Name yours with `columns`"
+            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(columns)}. Name yours with `columns`"
         )
 
 
@@ -193,7 +193,7 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
     extras = {name: kind for name, kind in table.features.items() if name not in _replaced(source)}
     roots = [*_roots(source), Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
     return table.map(
-        lambda values, index: _canonical(source, values, index, roots),
+        lambda values, index: canonical_row(source, values, index, roots),
         with_indices=True,
         remove_columns=[name for name in table.column_names if name not in extras],
         features=datasets.Features(features() | extras),
@@ -328,7 +328,7 @@ def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: li
         for name, value in own.items():
             if extras[name] == Value("string") and value is not None and not isinstance(value, str):
                 own[name] = json.dumps(value)
-        yield own | _canonical(source, values, index, roots)
+        yield own | canonical_row(source, values, index, roots)
 
 
 def _types(rows: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
@@ -337,11 +337,11 @@ def _types(rows: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
     from datasets import Value
     from datasets.features.features import generate_from_arrow_type
 
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row if name not in replaced):
         try:
             kind = pa.array([row.get(name) for row in rows]).type
-            found[name] = Value("string") if pa.types.is_null(kind) else generate_from_arrow_type(kind)
+            types[name] = Value("string") if pa.types.is_null(kind) else generate_from_arrow_type(kind)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            found[name] = Value("string")
-    return found
+            types[name] = Value("string")
+    return types

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 ROOT = str(Path(__file__).resolve().parents[2])
 sys.path[:] = [ROOT, *(path for path in sys.path if path != ROOT)]  # lmms-eval loads this file by its path alone
 
-from eval.data.formats import Format, canonical  # noqa: E402
-from eval.data.images import BadRow  # noqa: E402
-from eval.data.rows import features, good, prompt, undecoded  # noqa: E402
+from eval.data.formats import Format  # noqa: E402
+from eval.data.rows import Source, canonical_row, features, good, prompt, undecoded  # noqa: E402
 from rewards.accuracy import verdicts  # noqa: E402
 from rewards.grading.verify import Outcome  # noqa: E402
 from rewards.response import TAGS  # noqa: E402
@@ -64,7 +63,7 @@ def _rows(docs: "datasets.Dataset", format: Format) -> "datasets.Dataset":
     from datasets import Features
 
     rows = undecoded(docs).map(
-        partial(_row, format),
+        partial(canonical_row, Source(path="", format=format), roots=[Path()]),
         with_indices=True,
         remove_columns=docs.column_names,
         features=Features(features()),
@@ -74,12 +73,3 @@ def _rows(docs: "datasets.Dataset", format: Format) -> "datasets.Dataset":
     if len(kept) < len(rows):
         warnings.warn(f"{len(rows) - len(kept)} of {len(rows)} rows cannot be read and are not asked", stacklevel=2)
     return kept
-
-
-def _row(format: Format, values: dict[str, Any], index: int) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "code", "problem"))
-    try:
-        return row | canonical(format, values, index)
-    except (BadRow, KeyError, TypeError, AttributeError) as problem:  # as `eval.data.rows` does
-        unread = {"id": str(index), "question": "", "answer": "", "images": []}
-        return row | unread | {"code": "unread", "problem": str(problem)}

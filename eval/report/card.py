@@ -13,24 +13,24 @@ from rewards.response import SYSTEM_PROMPT
 
 def write_cards(run: Path, results: dict[str, Any]) -> None:
     """Write `model/README.md` of every complete stage of `run`; `results` are the run's so far."""
-    held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    for index, stage in enumerate(held["recipe"]["stages"]):
+    stored = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    for index, stage in enumerate(stored["recipe"]["stages"]):
         if (run / stage["name"] / "COMPLETE").exists():
-            write_text(run / stage["name"] / "model" / CARD, _card(run, held, results, index))
+            write_text(run / stage["name"] / "model" / CARD, _card(run, stored, results, index))
 
 
-def _card(run: Path, held: dict[str, Any], results: dict[str, Any], index: int) -> str:
-    recipe, stage = held["recipe"], held["recipe"]["stages"][index]
+def _card(run: Path, stored: dict[str, Any], results: dict[str, Any], index: int) -> str:
+    recipe, stage = stored["recipe"], stored["recipe"]["stages"][index]
     stages = recipe["stages"][: index + 1]
     scores = results["checkpoints"].get(stage["name"], {})
     used = dict.fromkeys(each["data"] for each in stages)
-    data = {name: {**recipe["data"][name], "digest": held["data"].get(name)} for name in used}
+    data = {name: {**recipe["data"][name], "digest": stored["data"].get(name)} for name in used}
     manifest = json.loads((run / stage["name"] / "COMPLETE").read_text(encoding="utf-8"))
     config = json.loads((run / stage["name"] / "model" / "config.json").read_text(encoding="utf-8"))
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
     body = environment.get_template("card.md.j2").render(
         name=f"{recipe['name']}, {stage['name']}",
-        held=held,
+        stored=stored,
         stages=[(each, results["stages"][number]) for number, each in enumerate(stages)],
         data=data,
         scores=scores,

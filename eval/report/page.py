@@ -56,28 +56,23 @@ _CHARTS = [
 
 def write_report(run: Path) -> None:
     """Write `report.html` from `results.json`, the stages' metrics and the completions in `run`."""
-    held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    stored = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {
-        "percent": _percent,
-        "points": _points,
-        "duration": _duration,
-        "verdict": verdict,
-        "gap": _gap,
-    }
-    tasks, images = tasks_shown(run, results["checkpoints"], held["recipe"])
+    filters = (_percent, _points, _duration, verdict, _gap)
+    environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
+    tasks, images = tasks_shown(run, results["checkpoints"], stored["recipe"])
     page = environment.get_template("page.html.j2").render(
         results=results,
-        held=held,
-        recipe=json.dumps(held["recipe"], indent=2),
-        status=_status(results, held["recipe"]),
+        stored=stored,
+        recipe=json.dumps(stored["recipe"], indent=2),
+        status=_status(results, stored["recipe"]),
         accuracy=_accuracy_chart(results["checkpoints"]) if results["checkpoints"] else "",
         charts={stage["name"]: _stage_charts(run / stage["name"] / "metrics.jsonl") for stage in results["stages"]},
         tasks=tasks,
         outcomes=[*Outcome],
         images=images,
-        rollouts={stage["name"]: rollouts_shown(run, stage) for stage in held["recipe"]["stages"]},
+        rollouts={stage["name"]: rollouts_shown(run, stage) for stage in stored["recipe"]["stages"]},
         plotlyjs=get_plotlyjs(),
     )
     write_text(run / "report.html", page)

@@ -20,9 +20,9 @@ def write_results(run: Path) -> dict[str, Any]:
 
     Returns what `results.json` holds. `complete` says whether all stages are done and all checkpoints scored.
     """
-    held = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    recipe = held["recipe"]
-    stages = [_stage(run / stage["name"], stage, held["processes"]) for stage in recipe["stages"]]
+    stored = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    recipe = stored["recipe"]
+    stages = [_stage(run / stage["name"], stage, stored["processes"]) for stage in recipe["stages"]]
     evaluated = recipe["evaluate"]["checkpoints"] if recipe["evaluate"] else []
     checkpoints = {name: found for name in evaluated if (found := scores_in(run / "eval" / name))}
     results = {
@@ -60,13 +60,13 @@ def scores_in(folder: Path) -> dict[str, Any]:
 
 def _comparisons(evaluations: Path, checkpoints: dict[str, Any], a: str, b: str) -> list[dict[str, Any]]:
     """`b` against `a` on the tasks of both; the tasks are one family of tests."""
-    found = []
+    compared = []
     for task in checkpoints[a]:
         if task in checkpoints[b]:
             lines_a, lines_b = (json_lines(evaluations / name / task / "completions.jsonl") for name in (a, b))
             greedy, *sampled = both(task, [lines_a], [lines_b])
-            found.append({"task": task, "a": a, "b": b, **greedy, **({"sampled": sampled[0]} if sampled else {})})
-    return with_holm(found)
+            compared.append({"task": task, "a": a, "b": b, **greedy, **({"sampled": sampled[0]} if sampled else {})})
+    return with_holm(compared)
 
 
 def write_csv(path: Path, checkpoints: dict[str, Any]) -> None:

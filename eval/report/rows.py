@@ -82,22 +82,22 @@ def _changes(lines: dict[str, Line]) -> list[str]:
 
 def _thumbnails(task: str, tasks: Sequence[str], images: dict[str, list[str]]) -> tuple[dict[str, str], str | None]:
     """By digest, for `images` by row; and why some are missing: the data have moved, or are others by now."""
-    found: dict[str, str] = {}
+    thumbnails: dict[str, str] = {}
     if not any(images.values()):
-        return found, None
+        return thumbnails, None
     problem = "its data are no longer what was asked"
     try:
         sources = {source.name: source for source in map(load_task, tasks)}
         rows = read(sources[task])
         index = {id: number for number, id in enumerate(rows["id"])}
         for id, digests in images.items():
-            if id in index and not found.keys() >= {*digests}:
+            if id in index and not thumbnails.keys() >= {*digests}:
                 held = {pixels_digest(image): image for image in rows[index[id]].get("images") or []}
-                found |= {digest: _data_uri(held[digest]) for digest in digests if digest in held}
+                thumbnails |= {digest: _data_uri(held[digest]) for digest in digests if digest in held}
     except (ValueError, OSError) as error:
         problem = str(error)
-    without = sum(not found.keys() >= {*digests} for digests in images.values())
-    return found, f"{without:,} of these without their images: {problem}" if without else None
+    without = sum(not thumbnails.keys() >= {*digests} for digests in images.values())
+    return thumbnails, f"{without:,} of these without their images: {problem}" if without else None
 
 
 def _data_uri(image: Any) -> str:

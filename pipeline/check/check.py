@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe, root: Path, out: TextIO, first: int | None = No
         with report.found_in(where(recipe, "evaluate", "tasks", index), "task_data"):
             _check_task(task, report, first)
     with report.found_in(where(recipe, "stages"), "reward"):
-        check_rewards(recipe, out, first)
+        report.problems += check_rewards(recipe, out, first)
     report.problems = list(dict.fromkeys(report.problems))  # two stages may read the same rows
     if report.plans and not report.problems:
         from pipeline.check.plan import disk_problem
@@ -122,6 +122,7 @@ def _check_pictures(checked: prepare.CheckedData) -> None:
         ValueError: it could come to that, and the ranks would wait for each other for ever.
     """
     pictured, mode = [bool(checked.report.pictures[index]) for index in checked.usable()], sharding()
+    # Delete when VLMs call the tower for every row (huggingface/trl#3934).
     if mode != "none" and processes() > 1 and 0 < sum(pictured) < len(pictured):
         message = f"{sum(pictured):,} of {len(pictured):,} rows have images; under {mode} ranks with and without would "
         raise ValueError(f"{message}wait for each other: use a stage for each kind, or ddp.yaml")

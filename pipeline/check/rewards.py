@@ -9,7 +9,7 @@ from rich.table import Table
 from eval.data.images import BadRow, Image, verify_image
 from eval.data.rows import Source, good, read, undecoded
 from pipeline.recipe.file import where
-from pipeline.recipe.problem import Problem, RecipeError
+from pipeline.recipe.problem import Problem
 from pipeline.recipe.schema import GrpoStage, Recipe
 from rewards.contract import RewardError
 from rewards.dry_run import COMPLETIONS, DryRun, dry_run
@@ -17,21 +17,14 @@ from rewards.dry_run import COMPLETIONS, DryRun, dry_run
 ROWS = 8  # of the stage's data
 
 
-def check_rewards(recipe: Recipe, out: TextIO, first: int | None = None) -> None:
+def check_rewards(recipe: Recipe, out: TextIO, first: int | None = None) -> list[Problem]:
     """Try every reward of the recipe; print a table for each stage and a warning for what teaches something else.
 
     Args:
         first: rows of the data that are read; all of it by default, which was read before and is in the cache.
-
-    Raises:
-        RecipeError: a reward raised, or returned what none may.
     """
-    problems: list[Problem] = []
-    for index, stage in enumerate(recipe.stages):
-        if stage.kind == "grpo":
-            problems += _check_stage(recipe, index, stage, out, first)
-    if problems:
-        raise RecipeError(problems)
+    stages = [(index, stage) for index, stage in enumerate(recipe.stages) if stage.kind == "grpo"]
+    return [problem for index, stage in stages for problem in _check_stage(recipe, index, stage, out, first)]
 
 
 def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, first: int | None) -> list[Problem]:

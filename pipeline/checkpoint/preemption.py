@@ -17,7 +17,7 @@ from pipeline.launch import is_launched, tell
 EXIT_CODE = 143  # 128 + SIGTERM, whichever signal it was
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # What the kernel sends when the launcher ends. `accelerate launch` with one process hands no signal on: it dies.
-LAUNCHER_GONE = signal.SIGUSR2
+LAUNCHER_GONE = signal.SIGUSR2  # Delete when accelerate hands signals on (huggingface/accelerate#929)
 REPEATED_S = 0.5  # a launcher hands on what its process group got too: that is one request
 _PR_SET_PDEATHSIG = 1
 

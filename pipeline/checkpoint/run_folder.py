@@ -1,15 +1,4 @@
-"""The run folder: what lies where, and the marks that say a stage is complete.
-
-runs/<name>/recipe.json            the resolved recipe, digests of its inputs, processes, versions, git revision
-           /<stage>/checkpoints/   while the stage runs: checkpoint-<step>/, each sealed by its manifest.json
-           /<stage>/model/         the hand-off
-           /<stage>/metrics.jsonl  one line a logged step
-           /<stage>/COMPLETE       manifest of model/, written last, atomically
-           /<stage>/completions/   of a grpo stage: its rollouts, parquet, one file a logged step
-           /pass_rates/<stage>.json  where the stage has a `difficulty`
-           /eval/<checkpoint>/<task>/{completions.jsonl,scores.json}
-           /results.json  /results.csv  /report.html
-"""
+"""The run folder: what lies where (README.md has the map), and the marks that say a stage is complete."""
 
 import fcntl
 import json

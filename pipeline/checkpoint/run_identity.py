@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,10 +86,11 @@ def _differences(folder: RunFolder, before: dict[str, Any], now: dict[str, Any])
     trained = all((folder.stage(stage["name"]) / "COMPLETE").exists() for stage in now["recipe"]["stages"])
     sections = [{"recipe": each["recipe"]} if trained else each for each in (before, now)]
     old, new = ({key: value for part in _SECTIONS for key, value in _flat(each.get(part), part)} for each in sections)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [
-        f"{_shown(key)}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith("recipe.evaluate")
+        f"{re.sub(r'^recipe.(stages.)?', '', key)}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
+        for key in changed
+        if not key.startswith("recipe.evaluate")
     ]
 
 
@@ -103,10 +105,6 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
     for key, child in children.items():
         yield from _flat(child, f"{path}.{key}")
-
-
-def _shown(key: str) -> str:
-    return key.removeprefix("recipe.").removeprefix("stages.")
 
 
 def _content(path: Path) -> str | None:

@@ -24,15 +24,10 @@ from pipeline.launch import tell
 
 MANIFEST = "manifest.json"
 # Of SFTTrainer and GRPOTrainer, what counts on and is in no file of transformers': micro-steps, tokens, the loss's sum.
+# Delete when `TrainerState` has them (`transformers/trainer.py:1590`, `trl/trainer/grpo_trainer.py:948,1081`).
 COUNTERS = ("_step", "_total_train_tokens", "_total_loss_scalar")
 # What decides which rows an optimizer step has.
-GEOMETRY = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "steps_per_generation",
-    "num_iterations",
-    "num_generations",
-)
+GEOMETRY = "per_device_train_batch_size gradient_accumulation_steps steps_per_generation num_iterations num_generations"
 
 
 def elements(weight: torch.Tensor) -> int:
@@ -82,10 +77,11 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # transformers' own rotation matches the names of damaged checkpoints, and does not look at the new one.
+        # Delete when it keeps a good one until the next is whole (`transformers/trainer_utils.py:312,342`).
         self.kept, self.args.save_total_limit = self.args.save_total_limit, None
         self.counters: dict[str, Any] = {}
         if self.args.device.type == "cpu":  # with ranks, accelerate calls it `cpu:0`, which torch.load does not know
-            self.args.__dict__["_setup_devices"] = torch.device("cpu")
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")  # Delete when it calls it `cpu` (`state.py:844`)
         self.add_callback(_SavePoints(self))
         if self.is_fsdp_enabled:
             self.model.register_forward_pre_hook(_gather_head)
@@ -125,7 +121,7 @@ class ResumableTrainer(Trainer):
             raise
         if self.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing reads it
-            geometry = {name: getattr(self.args, name) for name in GEOMETRY if hasattr(self.args, name)}
+            geometry = {name: getattr(self.args, name) for name in GEOMETRY.split() if hasattr(self.args, name)}
             facts = {
                 "step": self.state.global_step,
                 "processes": self.args.world_size,
@@ -176,7 +172,8 @@ class ResumableTrainer(Trainer):
         """All tensors, whatever the names in the files.
 
         transformers 5.17 loads a file's tensors by name and only warns about others (`trainer.py:3555`): of Qwen2.5-VL,
-        LLaVA and Gemma-3, whose files carry the hub's names, next to nothing would be restored.
+        LLaVA and Gemma-3, whose files carry the hub's names, next to nothing would be restored. Delete when it converts
+        the names (huggingface/transformers#43701; huggingface/transformers#48822, open).
         """
         if model is not None or isinstance(
             self.model, PeftModel
@@ -195,6 +192,7 @@ class ResumableTrainer(Trainer):
 
         Of FSDP2's full state, torch 2.13 refuses to load an optimizer that lacks a trained weight's moments (a vision
         tower's, after rows of text). To one that counts as frozen it gives none, and it begins as it would have.
+        Delete when torch saves moments for all (pytorch/pytorch#192202), or accelerate loads with `strict=False`.
         """
         waiting = []
         if checkpoint is not None and self.is_fsdp_enabled:
@@ -210,7 +208,7 @@ class ResumableTrainer(Trainer):
             weight.requires_grad_(True)
 
     def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # resumed from the last step's checkpoint
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end. Delete when transformers ends there
             self.control.should_training_stop = True
             return
         _order_of(epoch, self.args.seed, train_dataloader)
@@ -228,6 +226,7 @@ def _gather_head(model: Any, _: Any) -> None:
     TRL's fused head reads the weight alone. In a VLM whose head is not tied to its embeddings, accelerate 1.15 makes
     the head a group by itself (`fsdp_utils.py:733`: no final norm is found), which only a call would gather; TRL 1.16
     then gathers it in a way that leaves each rank with the gradient of its own rows (`trainer/utils.py:1637`).
+    Delete when accelerate finds the norm of a VLM.
     """
     head = model.get_output_embeddings()
     if isinstance(head, FSDPModule):
@@ -239,6 +238,7 @@ def _order_of(epoch: int, seed: int, loader: Any) -> None:
 
     Samplers with a generator go on from where the last epoch left it, and accelerate 1.15 tells the epoch to none that
     is behind its own shards (`data_loader.py:622`): a run that resumed in its second epoch would see other rows.
+    Delete when `set_epoch` alone decides about the order (huggingface/accelerate#2823).
     """
     sampler = loader.batch_sampler
     while hasattr(sampler, "batch_sampler"):

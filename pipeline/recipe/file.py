@@ -7,36 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, events
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    CollectionStartEvent,
-    Event,
-    MappingStartEvent,
-    NodeEvent,
-    ScalarEvent,
-)
 from ruamel.yaml.reader import ReaderError
 
 from eval.files import local
-from pipeline.recipe import consistency
+from pipeline.recipe import consistency, schema
 from pipeline.recipe.problem import Problem, RecipeError, suggest
-from pipeline.recipe.schema import (
-    RESERVED,
-    Data,
-    Difficulty,
-    Evaluate,
-    GrpoStage,
-    Lora,
-    Model,
-    Recipe,
-    SegmentLoss,
-    SftStage,
-    ThinkWeight,
-)
+from pipeline.recipe.schema import RESERVED, Data, Recipe
 from pipeline.recipe.trl_fields import fields
 
 MAX_BYTES = 100_000  # our choice: the longest shipped recipe has 4,000
@@ -132,25 +111,25 @@ def _pitfalls(text: str) -> Iterator[tuple[int, str, str]]:
     is_key = False
     for event in YAML().parse(io.StringIO(text)):
         line = event.start_mark.line + 1
-        if isinstance(event, CollectionEndEvent):
+        if isinstance(event, events.CollectionEndEvent):
             open_.pop()
             is_key = bool(open_) and open_[-1] is not None
             continue
-        if not isinstance(event, NodeEvent):
+        if not isinstance(event, events.NodeEvent):
             continue
         yield from ((line, code, message) for code, message in _pitfall(event))
-        if isinstance(event, CollectionStartEvent):
+        if isinstance(event, events.CollectionStartEvent):
             if is_key and open_ and open_[-1] is not None:
                 yield line, "yaml", "a key is a word, not a mapping or a list"
                 return
-            open_.append({} if isinstance(event, MappingStartEvent) else None)
+            open_.append({} if isinstance(event, events.MappingStartEvent) else None)
             if len(open_) > MAX_DEPTH:
                 yield line, "yaml_too_deep", f"more than {MAX_DEPTH} levels deep; a recipe has six"
                 return
-            is_key = isinstance(event, MappingStartEvent)
+            is_key = isinstance(event, events.MappingStartEvent)
             continue
         keys = open_[-1] if open_ else None
-        if is_key and keys is not None and isinstance(event, ScalarEvent):
+        if is_key and keys is not None and isinstance(event, events.ScalarEvent):
             if event.value in keys:
                 message = f"duplicate key {event.value!r}, first in line {keys[event.value]}; keep one of them"
                 yield line, "duplicate_key", message
@@ -158,12 +137,12 @@ def _pitfalls(text: str) -> Iterator[tuple[int, str, str]]:
         is_key = keys is not None and not is_key
 
 
-def _pitfall(event: Event) -> Iterator[tuple[str, str]]:
-    if isinstance(event, AliasEvent):
+def _pitfall(event: events.Event) -> Iterator[tuple[str, str]]:
+    if isinstance(event, events.AliasEvent):
         yield "yaml_alias", f"alias *{event.anchor}: write the value out; each line of a recipe stands for itself"
     elif tag := getattr(event, "tag", None):
         yield "yaml_tag", f"tag {tag}: a recipe has plain values only"
-    if isinstance(event, ScalarEvent) and event.implicit[0]:
+    if isinstance(event, events.ScalarEvent) and event.implicit[0]:
         if event.value == "<<":
             yield "yaml_alias", "merge key <<: write the keys out; each line of a recipe stands for itself"
         if _LEADING_ZERO.fullmatch(event.value):
@@ -299,31 +278,24 @@ def _named(tree: Any, loc: tuple[Any, ...]) -> list[str]:
     return parts if key == loc[-1] else [*parts, str(loc[-1])]
 
 
+_MODELS: dict[Any, type[BaseModel]] = {  # by the key, or the tag of a union, that a mapping stands under
+    "model": schema.Model,
+    "sft": schema.SftStage,
+    "grpo": schema.GrpoStage,
+    "lora": schema.Lora,
+    "difficulty": schema.Difficulty,
+    "segments": schema.SegmentLoss,
+    "think_weight": schema.ThinkWeight,
+    "evaluate": schema.Evaluate,
+}
+
+
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     """The keys that the schema has beside the unknown one at `loc`."""
-    model: type[BaseModel]
-    match loc[:-1]:
-        case ("stages", _, kind, "trainer"):
-            return list(fields(kind).keys() - RESERVED[kind].keys())
-        case ("model",):
-            model = Model
-        case ("data", _):
-            model = Data
-        case ("evaluate",):
-            model = Evaluate
-        case ("stages", _, kind):
-            model = SftStage if kind == "sft" else GrpoStage
-        case ("stages", _, _, "lora"):
-            model = Lora
-        case ("stages", _, _, "difficulty"):
-            model = Difficulty
-        case ("stages", _, _, "loss", _):
-            model = SegmentLoss
-        case ("stages", _, _, "loss", _, "think_weight"):
-            model = ThinkWeight
-        case _:
-            model = Recipe
-    return list(model.model_fields)
+    parent = loc[-2] if len(loc) > 1 else None
+    if parent == "trainer":
+        return list(fields(loc[2]).keys() - RESERVED[loc[2]].keys())
+    return list((Data if loc[0] == "data" else _MODELS.get(parent, Recipe)).model_fields)
 
 
 def _with_local_paths(recipe: Recipe, folder: Path) -> Recipe:

@@ -126,7 +126,8 @@ def sampling_settings(own: dict[str, Any], banned: list[int], use_vllm: bool) ->
     """`own`, a recipe's `generation_kwargs`, with image placeholders kept out of completions whatever it says.
 
     A sampled one stops the step with "Image features and image tokens do not match". TRL 1.16 bans only the image token
-    itself, only without vLLM, and not where the recipe suppresses tokens of its own.
+    itself, only without vLLM, and not where the recipe suppresses tokens of its own. Delete when it bans all, always
+    (`trl/trainer/grpo_trainer.py:1170`; huggingface/trl#3847, closed).
     """
     if not banned:
         return own

@@ -18,72 +18,38 @@ _CLASSES = {"sft": ("trl", "trainer/sft_config.py"), "grpo": ("trl", "trainer/gr
 _BASES = [("transformers", "training_args.py"), ("trl", "trainer/base_config.py")]
 _ENUMS = [("transformers", "trainer_utils.py"), ("transformers", "training_args.py")]
 _COMPARED = [
-    ("trl", "trainer/grpo_trainer.py"),
-    ("trl", "trainer/grpo_config.py"),
-    ("trl", "generation/vllm_generation.py"),
+    ("trl", f"{name}.py") for name in ("trainer/grpo_trainer", "trainer/grpo_config", "generation/vllm_generation")
 ]
 
-# Text that TRL compares with a few words, some of it only after the first rollouts.
+# Text that TRL compares with a few words, some of it only after the first rollouts. Delete when TRL types the words.
 _WORDS = {
-    "importance_sampling_level",
-    "loss_type",
-    "multi_objective_aggregation",
-    "scale_rewards",
-    "vllm_importance_sampling_mode",
-    "vllm_mode",
+    *"importance_sampling_level loss_type multi_objective_aggregation scale_rewards".split(),
+    *"vllm_importance_sampling_mode vllm_mode".split(),
 }
 
 # What a number must be to mean anything; TRL checks hardly any of it. What is not here may be anything.
-_AT_LEAST_0 = limits.Ge(0)
-_ABOVE_0 = limits.Gt(0)
-_SHARE = limits.Interval(ge=0, le=1)
 _LIMITS: dict[str, Any] = {
-    "learning_rate": _AT_LEAST_0,
-    "weight_decay": _AT_LEAST_0,
-    "max_grad_norm": _AT_LEAST_0,
-    "warmup_steps": _AT_LEAST_0,
-    "adam_beta1": limits.Interval(ge=0, lt=1),
-    "adam_beta2": limits.Interval(ge=0, lt=1),
-    "adam_epsilon": _AT_LEAST_0,
-    "num_train_epochs": _ABOVE_0,
-    "max_steps": limits.Ge(-1),
-    "save_steps": _ABOVE_0,
-    "eval_steps": _ABOVE_0,
-    "logging_steps": _ABOVE_0,
-    "save_total_limit": limits.Ge(1),
-    "dataloader_num_workers": _AT_LEAST_0,
-    "dataloader_prefetch_factor": limits.Ge(1),
-    "per_device_train_batch_size": limits.Ge(1),
-    "per_device_eval_batch_size": limits.Ge(1),
-    "gradient_accumulation_steps": limits.Ge(1),
-    "max_length": limits.Ge(1),
-    "max_completion_length": limits.Ge(1),
-    "num_generations": limits.Ge(2),  # an advantage compares the completions of a group
-    "generation_batch_size": limits.Ge(1),
-    "steps_per_generation": limits.Ge(1),
-    "num_iterations": limits.Ge(1),
-    "temperature": _ABOVE_0,
-    "top_p": limits.Interval(gt=0, le=1),
-    "top_k": limits.Ge(-1),
-    "min_p": _SHARE,
-    "repetition_penalty": _ABOVE_0,
-    "beta": _AT_LEAST_0,
-    "epsilon": _AT_LEAST_0,
-    "epsilon_high": _AT_LEAST_0,
-    "delta": _ABOVE_0,
-    "top_entropy_quantile": _SHARE,
-    "ref_model_mixup_alpha": _SHARE,
-    "ref_model_sync_steps": limits.Ge(1),
-    "vllm_gpu_memory_utilization": limits.Interval(gt=0, le=1),
-    "vllm_max_model_length": limits.Ge(1),
-    "vllm_tensor_parallel_size": limits.Ge(1),
-    "vllm_server_port": limits.Interval(ge=1, le=65535),
-    "vllm_server_timeout": _ABOVE_0,
-    "vllm_group_port": limits.Interval(ge=1, le=65535),
+    name: limit
+    for limit, names in [
+        (limits.Ge(-1), "max_steps top_k"),
+        (limits.Ge(0), "learning_rate weight_decay max_grad_norm warmup_steps adam_epsilon beta epsilon epsilon_high"),
+        (limits.Ge(0), "dataloader_num_workers"),
+        (limits.Gt(0), "num_train_epochs save_steps eval_steps logging_steps temperature repetition_penalty delta"),
+        (limits.Gt(0), "vllm_server_timeout"),
+        (limits.Ge(1), "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"),
+        (limits.Ge(1), "generation_batch_size steps_per_generation num_iterations ref_model_sync_steps"),
+        (limits.Ge(1), "max_length max_completion_length vllm_max_model_length vllm_tensor_parallel_size"),
+        (limits.Ge(1), "save_total_limit dataloader_prefetch_factor"),
+        (limits.Ge(2), "num_generations"),  # an advantage compares the completions of a group
+        (limits.Interval(ge=0, lt=1), "adam_beta1 adam_beta2"),
+        (limits.Interval(gt=0, le=1), "top_p vllm_gpu_memory_utilization"),
+        (limits.Interval(ge=0, le=1), "min_p top_entropy_quantile ref_model_mixup_alpha"),
+        (limits.Interval(ge=1, le=65535), "vllm_server_port vllm_group_port"),
+    ]
+    for name in names.split()
 }
-
-
-_NEVER_NULL = {"num_generations", "max_completion_length"}  # counts, which TRL says may be None and then multiplies
+# Counts, which TRL says may be None and then multiplies. Delete when it says `int` (`trainer/grpo_config.py:480,494`).
+_NEVER_NULL = {"num_generations", "max_completion_length"}
 
 
 class Field(NamedTuple):
@@ -109,12 +75,12 @@ class TrainerBlock:
 @cache
 def fields(kind: str) -> dict[str, Field]:
     """Every field that `trl.SFTConfig` (`sft`) or `trl.GRPOConfig` (`grpo`) takes, inherited ones included."""
-    found: dict[str, Field] = {}
+    by_name: dict[str, Field] = {}
     for package, file in [*_BASES, _CLASSES[kind]]:
         for node in ast.walk(_tree(package, file)):
             if isinstance(node, ast.ClassDef) and node.name.endswith(("Config", "TrainingArguments")):
-                found.update(_annotated(kind, node))
-    return found
+                by_name.update(_annotated(kind, node))
+    return by_name
 
 
 @cache
@@ -158,25 +124,25 @@ def _limited(name: str, expected: Any) -> Any:
 @cache
 def _enums() -> dict[str, Any]:
     """transformers' enumerations of words, as what may stand in a recipe."""
-    found: dict[str, Any] = {}
+    enums: dict[str, Any] = {}
     for package, file in _ENUMS:
         for node in ast.walk(_tree(package, file)):
             if isinstance(node, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in node.bases):
                 values = [_default(each.value) for each in node.body if isinstance(each, ast.Assign)]
-                found[node.name] = Literal[tuple(value for value in values if isinstance(value, str))]
-    return found
+                enums[node.name] = Literal[tuple(value for value in values if isinstance(value, str))]
+    return enums
 
 
 @cache
 def _words(name: str) -> list[str]:
     """The words that TRL compares the setting `name` with."""
-    found: set[str] = set()
+    words: set[str] = set()
     for package, file in _COMPARED:
         for node in ast.walk(_tree(package, file)):
             if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == name:
                 values = [_default(each) for each in node.comparators]
-                found |= {word for each in values for word in ([each] if isinstance(each, str) else each)}
-    return sorted(found)
+                words |= {word for each in values for word in ([each] if isinstance(each, str) else each)}
+    return sorted(words)
 
 
 def _default(value: ast.expr | None) -> Any:

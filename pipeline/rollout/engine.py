@@ -26,7 +26,8 @@ def computing_in(dtype: str) -> Iterator[None]:
     """Colocated engines made in this context compute in the trainer's `dtype`.
 
     TRL 1.16 leaves it to vLLM, whose "auto" turns a float32 checkpoint into bfloat16: a policy that the trainer does
-    not have, and on a CPU the slower one.
+    not have, and on a CPU the slower one. Delete when TRL hands on a dtype (`trl/generation/vllm_generation.py:347`;
+    huggingface/trl#6776).
     """
     whole = getattr(vllm_generation, "LLM", None)  # absent without vLLM
     vllm_generation.LLM = partial(whole, dtype=dtype, use_tqdm_on_load=False) if whole else None
@@ -67,13 +68,13 @@ def check_server(args: GRPOConfig, model: str, say: Callable[[str], None]) -> No
     if response.status_code == 404:
         raise ValueError(f"the vLLM server at {url} was started without VLLM_SERVER_DEV_MODE=1; {command}")
     response.raise_for_status()
-    found = response.json()["vllm_config"]
+    config = response.json()["vllm_config"]
     lacks = []
-    if found["weight_transfer_config"] is None:
+    if config["weight_transfer_config"] is None:
         lacks.append("--weight-transfer-config")
-    if (mode := found["model_config"]["logprobs_mode"]) != "processed_logprobs":
+    if (mode := config["model_config"]["logprobs_mode"]) != "processed_logprobs":
         lacks.append(f"--logprobs-mode processed_logprobs (it has {mode})")
-    if length and (served := found["model_config"]["max_model_len"]) < length:
+    if length and (served := config["model_config"]["max_model_len"]) < length:
         lacks.append(f"--max-model-len {length} (it has {served}, the recipe's vllm_max_model_length is {length})")
     if lacks:
         raise ValueError(f"the vLLM server at {url} lacks {', '.join(lacks)}; {command}")
@@ -102,7 +103,7 @@ def end_hangs(generation: Any, limit: float) -> None:
 
     Progress is a step of a colocated engine, a token of a server, or a weight on its way to either. An engine that
     stands still would otherwise hold the job for `ddp_timeout` (30 minutes), or without other ranks for ever, and a
-    server that was cut off the network never answers: TRL's requests have no timeout.
+    server that was cut off never answers. Delete when TRL's requests to it have a timeout (huggingface/trl#6973).
 
     Args:
         limit: seconds without progress after which the process prints why and exits with code 1.

@@ -25,8 +25,9 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
 
     * A colocated engine gets prompts with one placeholder an image, as vLLM expects. TRL 1.16 hands it the processor's
       ids, in which a placeholder already stands once for each image feature, and vLLM expands the first of them again:
-      the engine then answers another prompt than the one that is trained (huggingface/trl#6294, open). Server mode
-      looks for the expanded runs itself and is left alone. Either way, the prompt that the engine read is compared.
+      the engine then answers another prompt than the one that is trained. Server mode looks for the expanded runs
+      itself and is left alone. Either way, the prompt that the engine read is compared. Delete when TRL hands over one
+      placeholder an image (`trl/trainer/grpo_trainer.py:1776`; huggingface/trl#6294, open).
     * Rewards and logs read what the evaluation reads: `ChatFormat.response` of the sampled tokens. TRL's own text lacks
       special tokens, the `<think>` that a template opens in the prompt, and what a response template moves elsewhere.
     """
@@ -48,11 +49,11 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
                      "vllm_importance_sampling_correction is off; stale weights would go unnoticed")  # fmt: skip
 
     def is_save_point(self) -> bool:
-        """Where a generation is used up: TRL keeps its completions in no checkpoint."""
+        """Where a generation is used up. Delete when TRL keeps its completions in checkpoints (1.16: in none)."""
         return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        written = bool(self._logs["prompt"])  # a run that resumes at its end has none
+        written = bool(self._logs["prompt"])  # none, if resumed at its end. Delete when TRL then writes no table
         self.log_completions = self.args.log_completions and written
         super().log(logs, start_time)
 
@@ -134,7 +135,8 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
 class SingleModalitySampler(RepeatSampler):
     """TRL's order of prompts, in which each generation has prompts with images or prompts without, not both.
 
-    transformers' processors and TRL 1.16 (`trl/trainer/grpo_trainer.py:1702,2529`) take no mixture.
+    Delete when GRPOTrainer takes a mixture (huggingface/trl#5139, closed as if it did): TRL 1.16 puts None for what a
+    prompt lacks (`trl/trainer/grpo_trainer.py:1702`), and no processor takes that beside others' images (`:2529`).
     """
 
     def __init__(self, sampler: RepeatSampler, pictured: Sequence[bool]) -> None:

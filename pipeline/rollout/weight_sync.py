@@ -7,15 +7,17 @@ vision tower's are trained; elsewhere there are four gaps, each a candidate for 
     transformers 5, the vision towers of LLaVA-NeXT and Gemma-3 differ (`vision_tower.encoder` against
     `vision_tower.vision_model.encoder`, `transformers/conversion_mapping.py:728`), and the first push ends in "There is
     no module or parameter named 'vision_tower.embeddings'". Here they go by the names that `save_pretrained` writes.
-  * Adapters. `merge_adapter` and `unmerge_adapter` around each push (`:440-463`) round the base weights twice in place:
+    Delete when TRL sends those.
+  * Adapters. `merge_adapter` and `unmerge_adapter` around each push (`:448-469`) round the base weights twice in place:
     in bfloat16 the base, which is also the KL reference, drifts from step to step. Here the sum is computed aside.
+    Delete when TRL leaves the base alone (huggingface/trl#6688), or sends the adapter (huggingface/trl#6007).
   * CPU. vLLM's linears prepack their weight and drop it (`vllm/model_executor/layers/linear.py:206`), so that there is
     nothing to load into. The worker's `reload_weights` rebuilds the layers, but a head that is tied to the embeddings
-    keeps its old pack: it is pointed at the new embeddings and packed again.
+    keeps its old pack: it is pointed at the new embeddings and packed again. Delete when vLLM loads into such layers.
   * Vision caches. Outputs of the vision tower are kept by the hash of the image, across requests; TRL resets only the
     prefix cache (`:513-517`), so an image that was seen before keeps the features of old weights. The engine's reset
     clears scheduler and worker together; the worker's alone ends in "Encoder cache miss"
-    (`vllm/v1/worker/gpu_model_runner.py:3243`).
+    (`vllm/v1/worker/gpu_model_runner.py:3243`). Delete when TRL resets both (huggingface/trl#7200, open).
 """
 
 from collections.abc import Callable, Iterator

@@ -16,60 +16,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from ruamel.yaml import YAML
+
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parents[1]), *(path for path in sys.path if path != str(HERE))]  # see pipeline/run.py
 
 from recipes.demo.build import CELLS, SHIFT, Example, Plan, command, load_digits, reading, write  # noqa: E402
 
 LINES = {"top row": (0, 1), "bottom row": (2, 3), "left column": (0, 2), "right column": (1, 3)}
-MUSINGS = (  # what a model writes while it finds out what to do: three of these, in any order
-    "I {want} to be {quite} {sure} which of these {cells} {matter} {now}.",
-    "not all four of the {cells} {matter} so I must {choose} {now}.",
-    "the {picture} {looks} {quite} {clear} to me and I {need} no more.",
-    "the question is {quite} about the {line} and about nothing {else}.",
-    "I {want} to {find} the {line} in what I {wrote} {now}.",
-    "it {helps} to go {slowly} {since} a {clear} {picture} can be misread.",
-    "the rest of the {picture} does not {matter} {quite} {now} I {think}.",
-    "I {find} the {line} {now} {quite} as the question {says} it.",
-    "what I {wrote} {looks} {quite} {clear} to me so I keep it.",
-    "two of these four {cells} {matter} {now} and the others do not.",
-    "I {want} to be {sure} not to mix the {line} {now}.",
-    "that {looks} {quite} {clear} so far so on with the {line}.",
-)
-OPENINGS = ("Well,", "Now,", "So,", "Hmm,", "Wait,", "OK,", "Right,", "First,")
-WORDS = {
-    name: choice.split()
-    for name, choice in {
-        "want": "want need hope like try mean plan have",
-        "quite": "quite very really fairly rather almost truly fully",
-        "sure": "sure certain clear confident careful exact precise correct",
-        "cells": "cells fields boxes squares places spots parts entries",
-        "matter": "matter count help decide belong apply qualify fit",
-        "now": "now here then next again today first later",
-        "choose": "choose pick select decide settle sort filter narrow",
-        "picture": "picture image drawing photo grid figure scan view",
-        "looks": "looks seems appears remains stays feels reads is",
-        "clear": "clear plain sharp bright clean simple crisp good",
-        "need": "need want ask require expect demand seek miss",
-        "else": "else more further other new besides extra different",
-        "find": "find spot see locate follow check track trace",
-        "wrote": "wrote noted put listed set marked copied typed",
-        "helps": "helps pays matters serves works suits remains seems",
-        "slowly": "slowly calmly carefully steadily gently quietly patiently gradually",
-        "since": "since because as when while if where for",
-        "think": "think guess believe suppose say feel reckon assume",
-        "says": "says asks states demands wants requires tells puts",
-    }.items()
-}
-PICKS = (
-    "It asks about the {line}, and that is made of two cells, the {one} and the {other}.",
-    "The {line} here has just two cells in it, and these two are the {one} and the {other}.",
-    "Only the {line} counts, and that is to say, no more than the {one} and the {other}.",
-)
-AGAIN = (
-    "I read both of these once more to be sure: {one} {a}, {other} {b}.",
-    "To be sure I look at both of them again: {one} {a}, {other} {b}.",
-)
+TRACES = YAML(typ="safe").load((HERE / "traces.yaml").read_text(encoding="utf-8"))
+WORDS = {name: choice.split() for name, choice in TRACES["words"].items()}
 VOCABULARY = 1500  # so that each word is one token
 DEV_DIGITS = 500  # of the 4,000 for training: learning rates are chosen on questions about these
 HELDOUT_SEED = 20261126  # the same questions for every seed
@@ -91,16 +47,16 @@ SIZES = Sizes()
 
 def _thought(digits: list[int], line: str, rng: random.Random) -> str:
     one, other = LINES[line]
-    musings = [_worded(each, line, rng) for each in rng.sample(MUSINGS, 3)]
-    pick = rng.choice(PICKS).format(line=line, one=CELLS[one], other=CELLS[other])
+    musings = [_worded(each, line, rng) for each in rng.sample(TRACES["musings"], 3)]
+    pick = rng.choice(TRACES["picks"]).format(line=line, one=CELLS[one], other=CELLS[other])
     a, b = rng.sample((one, other), 2)
-    again = rng.choice(AGAIN).format(one=CELLS[a], a=digits[a], other=CELLS[b], b=digits[b])
+    again = rng.choice(TRACES["again"]).format(one=CELLS[a], a=digits[a], other=CELLS[b], b=digits[b])
     return f"{reading(digits)} {' '.join(musings)} {pick} {again}"
 
 
 def _worded(text: str, line: str, rng: random.Random) -> str:
     words = {name: rng.choice(choice) for name, choice in WORDS.items()}
-    return f"{rng.choice(OPENINGS)} {text.format(line=line, **words)}"
+    return f"{rng.choice(TRACES['openings'])} {text.format(line=line, **words)}"
 
 
 def read_example(digits: list[int], rng: random.Random) -> Example:

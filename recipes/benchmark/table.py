@@ -85,7 +85,7 @@ class Run(NamedTuple):
 
 def _kept(folder: Path) -> dict[str, Any]:
     """What the run cost and scored and, by checkpoint and task, a 1 for each row that was right, in the ids' order."""
-    results, recipe = _read(folder / "results.json"), _read(folder / "recipe.json")
+    results, recipe = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "recipe"))
     scores = {
         name: {task: {key: found[key] for key in SCORES} for task, found in tasks.items()}
         for name, tasks in results["checkpoints"].items()
@@ -153,7 +153,7 @@ def tuned(loss: str, stage: str = "sft") -> float:
 def _tuning_accuracies(loss: str, stage: str) -> dict[float, float]:
     """By learning rate, on `dev`."""
     rates = RATES if stage == "sft" else GRPO_RATES
-    found = {rate: _read(RESULTS / f"{_tuning_name(loss, rate, stage)}.json") for rate in rates}
+    found = {rate: json.loads((RESULTS / f"{_tuning_name(loss, rate, stage)}.json").read_text()) for rate in rates}
     return {rate: each["checkpoints"][stage]["dev"]["accuracy"] for rate, each in found.items()}
 
 
@@ -217,18 +217,19 @@ def _compared(what: str, runs: dict[str, tuple[str, str]], pairs: Sequence[tuple
     seeds = [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in names)]
     if not seeds:
         return []
-    held = [{run: _read(RESULTS / f"{run}-{seed}.json") for run in names} for seed in seeds]
-    lines = {title: [_lines(each[run], checkpoint) for each in held] for title, (run, checkpoint) in runs.items()}
+    stored = [{run: json.loads((RESULTS / f"{run}-{seed}.json").read_text()) for run in names} for seed in seeds]
+    lines = {title: [_lines(by_run[run], checkpoint) for by_run in stored] for title, (run, checkpoint) in runs.items()}
     rows = [
-        _row(title, [each[run] for each in held], checkpoint, lines[title]) for title, (run, checkpoint) in runs.items()
+        _row(title, [by_run[run] for by_run in stored], checkpoint, lines[title])
+        for title, (run, checkpoint) in runs.items()
     ]
     differences = []
-    found = with_holm([compare(lines[a], lines[b]) for a, b in pairs])
-    for (a, b), each in zip(pairs, found, strict=True):
-        low, high = each["ci95"]
+    compared = with_holm([compare(lines[a], lines[b]) for a, b in pairs])
+    for (a, b), result in zip(pairs, compared, strict=True):
+        low, high = result["ci95"]
         differences.append(
-            f"| {b} - {a} | {each['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {each['p']:.2g} "
-            f"({each['holm_p']:.2g}) | {verdict(each, a, b)} |"
+            f"| {b} - {a} | {result['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {result['p']:.2g} "
+            f"({result['holm_p']:.2g}) | {verdict(result, a, b)} |"
         )
     return [
         "Held-out accuracy, greedy; the mean with its 95% interval over seeds and rows.",
@@ -244,29 +245,19 @@ def _compared(what: str, runs: dict[str, tuple[str, str]], pairs: Sequence[tuple
     ]
 
 
-def _row(title: str, held: Sequence[dict[str, Any]], checkpoint: str, lines: Sequence[list[Line]]) -> str:
-    """`held` and `lines` are by seed."""
-    scores = [each["checkpoints"][checkpoint]["heldout"] for each in held]
-    stages = [stage for each in held for stage in each["stages"] if _until(stage["name"], checkpoint)]
-    seconds = sum(stage["cpu_seconds"] for stage in stages) / len(held)
-    nothing = [[{**line, "outcome": "wrong"} for line in each] for each in lines]
+def _row(title: str, stored: Sequence[dict[str, Any]], checkpoint: str, lines: Sequence[list[Line]]) -> str:
+    """`stored` and `lines` are by seed."""
+    scores = [result["checkpoints"][checkpoint]["heldout"] for result in stored]
+    order = ("base", "sft", "grpo").index
+    stages = [stage for result in stored for stage in result["stages"] if order(stage["name"]) <= order(checkpoint)]
+    seconds = sum(stage["cpu_seconds"] for stage in stages) / len(stored)
+    nothing = [[{**line, "outcome": "wrong"} for line in result] for result in lines]
     low, high = compare(nothing, lines)["ci95"]
-    malformed = sum(score["malformed"] for score in scores) / len(held)
+    malformed = sum(score["malformed"] for score in scores) / len(stored)
     accuracies = [score["accuracy"] for score in scores]
-    shown = " | ".join(f"{each:.3f}" for each in accuracies)
-    mean = f"{sum(accuracies) / len(held):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
+    shown = " | ".join(f"{result:.3f}" for result in accuracies)
+    mean = f"{sum(accuracies) / len(stored):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
     return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
-
-
-def _until(stage: str, checkpoint: str) -> bool:
-    """Whether `stage` is part of what made `checkpoint`."""
-    order = ("base", "sft", "grpo")
-    return order.index(stage) <= order.index(checkpoint)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:

@@ -25,19 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import transformers as hf
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 from PIL import Image as PILImage
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GenerationConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-    set_seed,
-)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.utils import logging
 
@@ -63,31 +54,9 @@ FEATURES = Features(
     id=Value("string"), images=List(Image()), question=Value("string"), think=Value("string"), answer=Value("string")
 )
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|>".split()
 )
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- else -%}{{ part.text }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant
-{% endif -%}
-"""
+CHAT_TEMPLATE = (HERE / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 class Sizes(NamedTuple):
@@ -215,7 +184,7 @@ def _png(image: PILImage.Image) -> bytes:
 # --- model ------------------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> hf.Qwen2Tokenizer:
     """Byte-level BPE on the demo's own text, so that nearly every word is one token; the tags stay ordinary text."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -233,7 +202,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     )
     raw.train_from_iterator(texts, trainer)
     learned = json.loads(raw.to_str())["model"]
-    return Qwen2Tokenizer(
+    return hf.Qwen2Tokenizer(
         vocab=learned["vocab"],
         merges=[tuple(pair) for pair in learned["merges"]],
         eos_token="<|im_end|>",
@@ -242,22 +211,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     )
 
 
-def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
+def make_processor(tokenizer: hf.Qwen2Tokenizer) -> hf.Qwen2_5_VLProcessor:
     """Qwen2.5-VL's processor, pinned to 56x56 pixels."""
     pixels = {"min_pixels": DIGIT * DIGIT * 4, "max_pixels": DIGIT * DIGIT * 4}
     look = {"patch_size": DIGIT // 2, "merge_size": 2, "image_mean": [0.13] * 3, "image_std": [0.31] * 3}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**pixels, **look),
+    return hf.Qwen2_5_VLProcessor(
+        image_processor=hf.Qwen2VLImageProcessor(**pixels, **look),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**look),
+        video_processor=hf.Qwen2VLVideoProcessor(**look),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def make_model(tokenizer: Qwen2Tokenizer, width: int = 128, init: float = 0.06) -> Qwen2_5_VLForConditionalGeneration:
+def make_model(
+    tokenizer: hf.Qwen2Tokenizer, width: int = 128, init: float = 0.06
+) -> hf.Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL of about 1.5M parameters, random weights."""
     ids = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
+    config = hf.Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": width,
@@ -291,8 +262,10 @@ def make_model(tokenizer: Qwen2Tokenizer, width: int = 128, init: float = 0.06) 
         vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=False,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model = hf.Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = hf.GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model
 
 
@@ -332,7 +305,7 @@ def write(out: Path, plans: dict[str, Plan], seed: int, vocab_size: int = 500) -
         Dataset.from_list(table, features=FEATURES).to_parquet(part / f"{name}.parquet")
         texts += [f"{row['question']}\n{render(row['think'], row['answer'])}" for row in table[:300]]
     tokenizer = train_tokenizer(texts, vocab_size)
-    set_seed(seed)
+    hf.set_seed(seed)
     make_model(tokenizer).save_pretrained(part / "model")
     make_processor(tokenizer).save_pretrained(part / "model")
     part.rename(out)

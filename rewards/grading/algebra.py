@@ -84,6 +84,7 @@ def _ask(function: Callable[..., str], calls: Sequence[tuple[str, ...]]) -> list
     from pebble import ProcessExpired
 
     results: list[str | None] = [None] * len(calls)
+    # Delete when pebble replaces an idle worker that dies (`pebble/pool/process.py:305`; noxdafox/pebble#70, closed).
     for _ in range(3):  # pebble gives up a pool whose idle worker dies: what it did not answer is asked again
         asked = {index: _schedule(function, calls[index]) for index, result in enumerate(results) if result is None}
         for index, (pool, future) in asked.items():
@@ -244,7 +245,7 @@ def _same_relation(here: Any, there: Any, sign: str) -> bool:
 def _same_constant(gold: Any, answer: Any) -> bool:
     """Exactly equal; or, where a decimal stands on one side, within the tolerance of numbers.
 
-    math-verify rounds constants to six decimals, by which 1e-7 is 0.
+    math-verify rounds decimals to six places: 1e-7 is 0.0. Delete when it does not (huggingface/Math-Verify#21).
     """
     import sympy
 
@@ -272,15 +273,15 @@ def _parse(text: str) -> Any:
 
     literal = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
-        found = latex2sympy(_latex(text), is_real=True, normalization_config=None, conversion_config=literal)
+        parsed = latex2sympy(_latex(text), is_real=True, normalization_config=None, conversion_config=literal)
     except Exception:  # it raises what its parser happens to
         return None
-    if not isinstance(found, sympy.Expr):
+    if not isinstance(parsed, sympy.Expr):
         return None
-    found = found.subs(sympy.Symbol("i", real=True), sympy.I)
-    value = found.doit()
+    parsed = parsed.subs(sympy.Symbol("i", real=True), sympy.I)
+    value = parsed.doit()
     infinite = value.has(sympy.oo) or value.has(-sympy.oo)
-    return None if value.has(sympy.nan, sympy.zoo) or (infinite and not value.is_infinite) else found
+    return None if value.has(sympy.nan, sympy.zoo) or (infinite and not value.is_infinite) else parsed
 
 
 _NAMED = re.compile(rf"(?<![\\A-Za-z])({'|'.join(sorted(FUNCTIONS))})(?![A-Za-z])")

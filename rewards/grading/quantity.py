@@ -1,21 +1,4 @@
-"""Numbers, exactly, with the units that stand behind them.
-
-A number is read by these rules (all our choice), and by nothing else:
-
-* integers and decimals in ASCII digits (`rewards.grading.normalize` has made them so); `05` is 5, `.5` is one half,
-  `0.\\overline{3}` is one third;
-* thousands are set apart by commas (`1,234,567`) or blanks (`1 234 567`), in complete groups of three; a comma is never
-  a decimal point;
-* fractions `1/2`, `\\frac12`, `\\frac{1}{2}`; mixed numbers `1 1/2`, `1\\frac12`, whose fraction is below one;
-* powers of ten `1e6`, `2.5\\times10^{-3}`, `10^6`, with at most three digits in the exponent;
-* another base: `1010_2`; a magnitude in words: `3 million`;
-* a unit follows, a currency follows or leads; a percent sign is a unit.
-
-Two numbers are equal when they are the same, or, where one is a decimal, when they differ by at most 1e-6 and a
-millionth of the reference: `0.3333333` is a third, `0.333` is not. A unit, or the word for what is counted, that one
-side leaves out is taken as the other's; two that stand there must agree, by conversion: `10 cm` is `0.1 m`, not `10 m`.
-`50%` is 50, and 0.5.
-"""
+"""Numbers, exactly, with the units that stand behind them. README.md has the rules, all of them our choice."""
 
 import re
 from fractions import Fraction

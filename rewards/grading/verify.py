@@ -54,13 +54,13 @@ def verify_all(questions: Iterable[Question]) -> list[Outcome]:
     """One outcome a question, in order. What needs algebra is compared in the workers, each different pair once."""
     outcomes: list[Outcome | _Pair] = [_verdict(question) for question in questions]
     pairs = {outcome for outcome in outcomes if isinstance(outcome, _Pair)}
-    found = {pair: _compared[pair] for pair in pairs & _compared.keys()}
-    new = list(pairs - found.keys())
-    found |= zip(new, map(Outcome, algebra.compare(new)), strict=True)
+    by_pair = {pair: _compared[pair] for pair in pairs & _compared.keys()}
+    new = list(pairs - by_pair.keys())
+    by_pair |= zip(new, map(Outcome, algebra.compare(new)), strict=True)
     if len(_compared) > 10_000:
         _compared.clear()
-    _compared.update(found)
-    return [found[outcome] if isinstance(outcome, _Pair) else outcome for outcome in outcomes]
+    _compared.update(by_pair)
+    return [by_pair[outcome] if isinstance(outcome, _Pair) else outcome for outcome in outcomes]
 
 
 def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
