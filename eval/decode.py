@@ -163,7 +163,7 @@ class TransformersDecoder:
     ) -> list[Decoded]:
         set_seed(seed)
         decoded: dict[int, Decoded] = {}
-        for pictured in (True, False):  # processors take no mixture
+        for pictured in (True, False):  # together, texts would be padded to the length of images
             indices = [index for index, row in enumerate(rows) if bool(row.get("images")) is pictured]
             if indices:
                 responses = self._decode([rows[index] for index in indices], max_new_tokens, temperature)
@@ -206,9 +206,7 @@ class VllmDecoder:
     """vLLM's engine, in a process of its own, so that its memory ends with it. One engine a rank, on the rank's GPU."""
 
     backend: ClassVar[str] = "vllm"
-    batches: ClassVar[int] = (
-        8  # an engine fills the places of what has ended: a small batch would leave most of them empty
-    )
+    batches: ClassVar[int] = 8  # an engine fills the places of what has ended; a small batch leaves most of them empty
 
     def __init__(self, chat: ChatFormat, dtype: str, digest: str) -> None:
         self.chat, self.weights_digest = chat, digest

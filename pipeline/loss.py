@@ -16,7 +16,7 @@ is not raised. Evaluation takes the weights of the schedule's end. Where we know
 mean over tokens becomes a mean over responses, so the size of the gradient differs, which AdamW forgives and gradient
 clipping does not.
 
-Controls: `token_mean` is ordinary SFT (the true mean over the step's tokens; for Qwen-VL and Gemma-3 TRL's own is a
+Controls: `token_mean` is ordinary SFT (the true mean over the step's tokens; for Qwen-VL TRL's own is a
 mean of micro-batch means), `sample_token_mean` the mean over responses of each one's token mean.
 
 Axes: B batch, T tokens.

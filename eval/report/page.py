@@ -117,7 +117,6 @@ def _gap(score: dict[str, Any]) -> float:
 
 
 def _stage_charts(metrics: Path) -> list[tuple[str, str]]:
-    """Each chart with its title."""
     lines = json_lines(metrics) if metrics.exists() else []
     return [(title, chart) for title, names, axis in _CHARTS if (chart := _curves(title, lines, names, axis))]
 

@@ -54,7 +54,6 @@ def _stage(folder: Path, stage: dict[str, Any], processes: int) -> dict[str, Any
 
 
 def scores_in(folder: Path) -> dict[str, Any]:
-    """By task."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/scores.json"))}
 
 

@@ -106,9 +106,7 @@ def _right(completions: Path) -> str:
 # --- the runs ---------------------------------------------------------------------------------------------------------
 
 
-def base() -> Run:
-    """The model that all runs start from, as the paper's start from one checkpoint."""
-    return Run("base", "base.yaml", [])
+BASE = Run("base", "base.yaml", [])  # what all runs start from, as the paper's start from one checkpoint
 
 
 def _on_data(seed: int) -> list[str]:
@@ -151,7 +149,6 @@ def tuned(loss: str, stage: str = "sft") -> float:
 
 
 def _tuning_accuracies(loss: str, stage: str) -> dict[float, float]:
-    """By learning rate, on `dev`."""
     rates = RATES if stage == "sft" else GRPO_RATES
     found = {rate: json.loads((RESULTS / f"{_tuning_name(loss, rate, stage)}.json").read_text()) for rate in rates}
     return {rate: each["checkpoints"][stage]["dev"]["accuracy"] for rate, each in found.items()}
@@ -284,7 +281,7 @@ def main() -> None:
             missing = [run for run in runs() if not run.kept.exists()] if only in (None, part) else []
             if missing and not ready:
                 list(pool.map(build, (TUNING_SEED, *SEEDS)))
-                base().go(threads=os.cpu_count() or 1)
+                BASE.go(threads=os.cpu_count() or 1)
                 ready = True
             list(pool.map(Run.go, missing))
     made = table()

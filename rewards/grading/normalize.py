@@ -72,16 +72,16 @@ def _ascii_sign(char: str) -> str:
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙᵢ"
 _SIGNS = {
-    **dict.fromkeys("−﹣－", "-"),
+    "−": "-",
     **dict.fromkeys("×✕⨯", r"\times "),
     **dict.fromkeys("·⋅∙•", r"\cdot "),
-    **dict.fromkeys("÷∕⁄", "/"),
+    **dict.fromkeys("÷∕", "/"),
     **dict.fromkeys("°˚º", r"^\circ "),
     **dict.fromkeys("“”„«»", '"'),
     **dict.fromkeys("‘’‚′", "'"),
     "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ",
     "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "ℝ": r"\mathbb{R}",
-    "٫": ".", "٬": ",", "µ": r"\mu ", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ", "¢": " cents",
+    "٫": ".", "٬": ",", "€": "EUR ", "£": "GBP ", "¥": "JPY ", "₹": "INR ", "¢": " cents",
 }  # fmt: skip
 
 # Commas that are surely no list's: `1{,}000`, `1,\!000`, `1,000\pi`
