@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.environment import prepare_environment, quieten
 
 DESCRIPTION = """Ask CHECKPOINT (a folder or a hub id, full or an adapter) the questions of each task, greedily, and
-score what it says. The same command again goes on where it ended. `accelerate launch -m eval` splits the rows."""
+score what it says. Run the same command again to resume. `accelerate launch -m eval` splits the rows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Ask a checkpoint every row of a task, judge the responses, keep all of it in files; nothing is asked twice."""
+"""Ask a checkpoint every row of a task, grade the responses, keep all of it in files; nothing is asked twice."""
 
 import hashlib
 import json

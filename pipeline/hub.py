@@ -29,7 +29,7 @@ def push(recipe: Recipe, folder: RunFolder) -> None:
         except (httpx.HTTPError, OSError, ValueError) as error:
             why = str(error).splitlines()[0]
             raise ValueError(
-                f"{stage.name}: the hub did not take {repo['repo_id']}: {why}; the same command tries again"
+                f"{stage.name}: the hub did not take {repo['repo_id']}: {why}; run the same command again to retry"
             ) from None
         write_text(mark, f"{done.commit_url}\n")
         tell(f"{stage.name}: pushed to {done.commit_url}")

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done or can run, 2 a person must change something, 143 stopped by a signal (raised)."""
     parser = argparse.ArgumentParser(
         prog="balanced-thinking",
-        description="Run every stage of a recipe, evaluate, report. The same command again goes on where it ended.",
+        description="Run every stage of a recipe, evaluate, report. Run the same command again to resume.",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", type=Path, help="a YAML file, such as recipes/full.yaml")
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and TRL's arguments")
     parser.add_argument("--schema", action=_PrintSchema, nargs=0, help="print the JSON schema of recipes, for editors")
     parser.add_argument("--fresh", action="store_true", help="start anew; the run folder must be empty")
-    parser.add_argument("--allow-changed", action="store_true", help="go on though recipe, data or processes changed")
+    parser.add_argument("--allow-changed", action="store_true", help="resume though recipe, data or processes changed")
     parser.add_argument("--json", action="store_true", help="with --check: one JSON object a line")
     options = parser.parse_intermixed_args(arguments)
     environment = dict(os.environ)  # this process adds to it; the next one starts from what the launcher gave

@@ -120,7 +120,7 @@ def _exec_next(environment: dict[str, str]) -> NoReturn:
     """Replace this process by a clean one with the same command line."""
     algebra.close()
     if preemption.requested():
-        preemption.stop("stopped between two stages; the same command goes on")
+        preemption.stop("stopped between two stages; run the same command again to resume")
     launch.leave_process_group(environment)
     sys.stdout.flush()
     sys.stderr.flush()

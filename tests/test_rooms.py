@@ -81,8 +81,10 @@ SOURCE = [ROOT / folder for folder in FOLDERS if folder.parts[0] in PACKAGES]
 
 @pytest.mark.parametrize("folder", SOURCE, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_each_folder_has_a_readme_that_asks_its_question_and_names_its_files(folder: Path) -> None:
-    text = (folder / "README.md").read_text()
+    page = (folder / "README.md").read_text()
+    text = page.partition("\n## ")[0]  # what follows is for who uses it, not for who changes it
     assert 10 <= len(text.splitlines()) <= 40
+    assert len(page.splitlines()) <= 120
     assert re.fullmatch(r"# \w+: .*\?|# harness: .*", text.splitlines()[0])
     named = {*re.findall(r"[\w*.]+\.(?:py|yaml|j2|txt)\b|[\w]+(?=/`)|_\w+_yaml", text)}
     for path in folder.iterdir():
@@ -98,5 +100,6 @@ def test_readmes_tree_is_the_disks_one_level_of_folders_deep() -> None:
     text = (ROOT / "README.md").read_text()
     tree = text[text.index("## The tree") + 4 :].partition("\n## ")[0]
     listed = {name for name in re.findall(r"\[`([\w./]+)/`\]", tree)}
-    on_disk = {folder.as_posix() for folder in FOLDERS if len(folder.parts) <= 2}
+    shown = [folder for folder in FOLDERS if len(folder.parts) == 1 or not folder.parts[0].startswith(".")]
+    on_disk = {folder.as_posix() for folder in shown if len(folder.parts) <= 2}
     assert listed == on_disk

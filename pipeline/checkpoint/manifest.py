@@ -100,7 +100,7 @@ def disk_room(folder: Path, need: int, what: str) -> Iterator[None]:
 
 def disk_full(where: Path | str, message: str) -> RecipeError:
     """The one line about a full disk."""
-    advice = "make room, and the same command goes on from the last checkpoint"
+    advice = "make room, and run the same command again to resume from the last checkpoint"
     return RecipeError([Problem(str(where), "disk_full", f"disk full: {message}; {advice}")])
 
 

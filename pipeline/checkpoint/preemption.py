@@ -48,7 +48,7 @@ def _watch(receiver: int) -> None:
             again = _requested_at is not None and number != LAUNCHER_GONE and now - _requested_at > REPEATED_S
             _requested_at = _requested_at or now
             if again or not _patient:
-                tell(f"stopped at once by {signal.Signals(number).name}; the same command goes on")
+                tell(f"stopped at once by {signal.Signals(number).name}; run the same command again to resume")
                 os._exit(EXIT_CODE)
             tell(f"{signal.Signals(number).name}: stopping at the next checkpoint; a second signal stops at once")
 

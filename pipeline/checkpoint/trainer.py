@@ -105,7 +105,7 @@ class ResumableTrainer(Trainer):
         self.train(resume_from_checkpoint=folder and str(folder))
         step, last = self.state.global_step, self.state.max_steps
         if step < last and preemption.requested():
-            preemption.stop(f"stopped at step {step} of {last}; a checkpoint is saved, and the same command goes on")
+            preemption.stop(f"stopped at step {step} of {last} and saved; run the same command again to resume")
 
     # --- saving ---
 

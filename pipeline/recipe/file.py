@@ -240,8 +240,8 @@ def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
                 return Problem(place, "unknown_key", f"{name} is `{new}` now")
             if loc[-2:-1] == ("trainer",) and (why := RESERVED[loc[2]].get(key)):
                 return Problem(place, "reserved_key", f"{name}: {why}")
-            to = " to TRL" if loc[-2:-1] == ("trainer",) else ""
-            return Problem(place, "unknown_key", f"{name}: unknown{to or ' key'}. {suggest(key, known)}")
+            unknown = "unknown to TRL" if loc[-2:-1] == ("trainer",) else "unknown key"
+            return Problem(place, "unknown_key", f"{name}: {unknown}. {suggest(key, known)}")
         case "missing":
             return Problem(place, "missing_key", f"{name}: required key is missing")
         case "union_tag_invalid":

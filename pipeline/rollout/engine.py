@@ -163,6 +163,6 @@ def _watch(finished: threading.Event, what: str, limit: float, progress: Callabl
                 seen, since = now, time.monotonic()
         if time.monotonic() - since > limit and not finished.is_set():
             faulthandler.dump_traceback()
-            message = f"{what} has made no progress for {limit:g} s (rollout_timeout){reason}. The run ends here; the"
-            print(f"ERROR {message} same command goes on from what was saved", file=sys.stderr, flush=True)
+            message = f"{what} has made no progress for {limit:g} s (rollout_timeout){reason}. The run ends here; "
+            print(f"ERROR {message}run the same command again to resume", file=sys.stderr, flush=True)
             os._exit(1)  # the hung call cannot be interrupted

@@ -2,7 +2,7 @@
 
 Each run is the ordinary command on a recipe of this folder, as many at a time as there are cores, one thread each. What
 a run came to is kept in `results/<device>/<run>.json` (scores, and which rows were right), which is what the table is
-made of; a run that is kept there is not run again, so the same command goes on.
+made of; runs with a stored result are skipped, so the same command resumes.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Run(NamedTuple):
         return RESULTS / f"{self.name}.json"
 
     def go(self, threads: int = 1) -> None:
-        """Run it, or go on with it; keep its result."""
+        """Run or resume it; store its result."""
         folder = ROOT / "runs" / f"benchmark-{self.name}"
         command = [sys.executable, "pipeline/run.py", str(HERE / self.recipe), f"name={folder.name}", *self.overrides]
         log = ROOT / "runs" / f"{folder.name}.log"
