@@ -82,7 +82,7 @@ bench: setup ## ratios against TRL's own code in one run, to bench.json: about 1
 	    $(BIN)/python tests/bench/run.py $(ARGS)
 
 faults: setup ## every fault that README promises to survive, in real runs: half an hour (a sample is in make test)
-	PYTHONPATH=.:tests $(BIN)/python tests/faults/run.py
+	$(BIN)/python tests/faults/run.py $(ARGS)
 
 check: setup ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -5,9 +5,11 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.support")
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +40,15 @@ def contrast(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Saves the small model of a family (tests/families.py) the first time it is asked for; returns its folder."""
-    from families import save
+    """Saves a family's small model (tests/support/families.py) the first time it is asked for; returns its folder."""
+    from tests.support.families import save
 
     return cache(lambda name: save(name, tmp_path_factory.mktemp("family") / name))
+
+
+@pytest.fixture
+def trained(small: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Trains one stage of a small text model in this process; returns the run's folder, claimed and complete."""
+    from tests.support.trained import trains
+
+    return trains(small, tmp_path, monkeypatch)

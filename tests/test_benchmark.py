@@ -20,7 +20,7 @@ LATE = {"sft": 1e-3, "grpo": 1e-4}
 def _runs() -> list[table.Run]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "tuned", lambda loss, stage="sft": LATE[stage])
-        made = [table.tuning(), table.grpo_tuning(), table.arms(1), table.ablations(1), [table.base()]]
+        made = [table.tuning(), table.grpo_tuning(), table.arms(1), table.ablations(1), [table.BASE]]
     return [run for runs in made for run in runs]
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from inputs import ROOT, two_short_stages, wait_for_a_loss
 from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from pipeline.recipe.file import load
+from tests.support.inputs import ROOT, two_short_stages, wait_for_a_loss
 
 CLUSTER = ROOT / "recipes" / "cluster"
 BIN = Path(sys.executable).parent

@@ -78,7 +78,7 @@ def test_a_command_of_a_page_starts_with_the_flags_that_it_is_given(page: str, l
     assert not {flag for flag in flags if flag not in _help(key)}, f"{page}: {line!r} has flags that the command lacks"
 
 
-# Each target of the Makefile with the arguments that make it short; None, which is `-n`, where it needs an index or root.
+# Each target of Makefile with the arguments that make it short; None, which is `-n`, where it needs an index or root.
 TARGETS = {
     "help": "",
     "setup": "",

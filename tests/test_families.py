@@ -4,89 +4,33 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
-from families import FAMILIES, VLMS
-from PIL import Image as PILImage
-from steps import collated, grpo_stage, load
-from trl import GRPOConfig, SFTConfig
+from trl import GRPOConfig
 
 from eval.chat import ChatFormat
 from eval.data.rows import read
 from eval.decode import TransformersDecoder
 from pipeline import grpo, sft
-from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
+from pipeline.data.prepare import grpo_rows, rollout_rows
 from pipeline.loss import ANSWER, THINK
 from pipeline.recipe.schema import Data, Recipe
 from pipeline.rollout.trainer import RolloutTrainer
-from pipeline.sft import SegmentTrainer
 from rewards.response import Response, parse
-
-SUMS = [(3, 4), (6, 2), (5, 5), (1, 8)]
-ROWS = [
-    {
-        "id": str(index),
-        "question": f"What is {a} plus {b}?",
-        "think": f"I see {a} and {b}; é ≠ 数.{' Yes!' * index} Together they are {a + b}.",
-        "answer": str(a + b),
-    }
-    for index, (a, b) in enumerate(SUMS)
-]
+from tests.support.families import FAMILIES, VLMS
+from tests.support.steps import collated, grpo_stage, load
+from tests.support.sums import ROWS, arguments, sft_trainer, sums
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Data]:
-    """Rows for a family: text, or with no, one, one and two images of different sizes."""
-    folder = tmp_path_factory.mktemp("sums")
-    text = Features({name: Value("string") for name in ROWS[0]})
-    Dataset.from_list(ROWS, features=text).to_parquet(folder / "text.parquet")
-    for name, counts in (("images", (1, 1, 1, 1)), ("mixed", (0, 1, 1, 2))):
-        rows = [{**row, "images": _pictures(count)} for row, count in zip(ROWS, counts, strict=True)]
-        features = Features({**text, "images": List(Image())})
-        Dataset.from_list(rows, features=features).to_parquet(folder / f"{name}.parquet")
-
-    def data(family: str, images: str = "images") -> Data:
-        return Data(path=str(folder / f"{images if family in VLMS else 'text'}.parquet"))
-
-    return data
-
-
-def _pictures(count: int) -> list[PILImage.Image]:
-    noise = torch.Generator().manual_seed(count)
-    sizes = [(60, 70), (120, 60)][:count]
-    return [
-        PILImage.fromarray(torch.randint(0, 256, (*size, 3), generator=noise).to(torch.uint8).numpy()) for size in sizes
-    ]
-
-
-def _arguments(folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "report_to": "none",
-        "bf16": False,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "model_init_kwargs": {"dtype": "float32"},
-        "per_device_train_batch_size": 2,
-    }
-
-
-def _sft_trainer(chat: ChatFormat, rows: Data, folder: Path) -> SegmentTrainer:
-    return SegmentTrainer(
-        model=chat.checkpoint,
-        args=SFTConfig(**_arguments(folder), max_length=None),
-        train_dataset=sft_rows(rows, chat),
-        chat=chat,
-        loss="token_mean",
-    )
+def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Data]:
+    return sums(tmp_path_factory.mktemp("sums"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_in_both_stages_and_loads_again(
-    family: str, small: Callable[[str], Path], data: Callable[[str], Data], contrast: str, tmp_path: Path
+    family: str, small: Callable[[str], Path], data: Callable[..., Data], contrast: str, tmp_path: Path
 ) -> None:
     common = {"max_steps": 2, "logging_steps": 1, "learning_rate": 1e-2, "gradient_checkpointing": False}
     batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -136,16 +80,16 @@ def _weights(folder: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_same_token(
-    family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
+    family: str, small: Callable[[str], Path], data: Callable[..., Data], tmp_path: Path
 ) -> None:
     """TRL alone trains LLaVA-NeXT without the beginning-of-sequence token that its rollouts have."""
     chat, source = ChatFormat(str(small(family))), data(family)
-    batch = collated(_sft_trainer(chat, source, tmp_path), range(2))
+    batch = collated(sft_trainer(chat, source, tmp_path), range(2))
     rollouts = RolloutTrainer(
         model=str(small(family)),
         chat=chat,
         reward_funcs=[lambda completions, **columns: [0.0] * len(completions)],
-        args=GRPOConfig(**_arguments(tmp_path), num_generations=2),
+        args=GRPOConfig(**arguments(tmp_path), num_generations=2),
         train_dataset=grpo_rows(rollout_rows(source, chat, grpo_stage()), source, grpo_stage()),
         stage=grpo_stage(),
     )
@@ -165,10 +109,10 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_token_masks_agree_with_the_text_parser(
-    family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
+    family: str, small: Callable[[str], Path], data: Callable[..., Data], tmp_path: Path
 ) -> None:
     chat = ChatFormat(str(small(family)))
-    batch = collated(_sft_trainer(chat, data(family, "mixed"), tmp_path), range(len(ROWS)))
+    batch = collated(sft_trainer(chat, data(family, "mixed"), tmp_path), range(len(ROWS)))
     assert torch.equal(batch["segments"] != 0, batch["labels"] != -100)
     for ids, segments, row in zip(batch["input_ids"], batch["segments"], ROWS, strict=True):
         think, answer = (_text(chat, ids[segments == segment].tolist()) for segment in (THINK, ANSWER))
@@ -181,19 +125,3 @@ def test_token_masks_agree_with_the_text_parser(
 
 def _text(chat: ChatFormat, ids: Sequence[int]) -> str:
     return str(chat.tokenizer.decode(ids, skip_special_tokens=False))
-
-
-@pytest.mark.parametrize("family", VLMS)
-def test_a_prompt_has_as_many_tokens_as_the_check_counts(
-    family: str, small: Callable[[str], Path], data: Callable[[str], Data], tmp_path: Path
-) -> None:
-    """At the limit nothing is left out; one token less, and the longest row is named."""
-    chat, source = ChatFormat(str(small(family))), data(family, "mixed")
-    batch = collated(_sft_trainer(chat, source, tmp_path), range(len(ROWS)))
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    longest = lengths.index(max(lengths))
-    assert len(sft_rows(source, chat, max(lengths))) == len(ROWS)
-    with pytest.raises(ValueError, match=f"id={longest} too_long: {max(lengths)} tokens"):
-        sft_rows(source, chat, max(lengths) - 1)
-    dropped = source.model_copy(update={"bad_rows": "drop"})
-    assert len(sft_rows(dropped, chat, max(lengths) - 1)) == len(ROWS) - lengths.count(max(lengths))

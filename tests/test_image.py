@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from inputs import two_short_stages, wait_for_a_loss
+
+from tests.support.inputs import two_short_stages, wait_for_a_loss
 
 IMAGE = "localhost/balanced-thinking-cpu"
 ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
@@ -72,7 +73,7 @@ def test_a_stopped_container_saves_ends_with_143_and_the_next_one_goes_on(contai
     assert tini.uids().real == 1000
     tini.send_signal(signal.SIGTERM)  # as a runtime stops a container: its first process gets it
     assert run.wait(120) == 143, log.read_text()[-3000:]
-    assert "a checkpoint is saved, and the same command goes on" in log.read_text()
+    assert "and saved; run the same command again to resume" in log.read_text()
 
     assert _start(container, folder, log).wait(300) == 0, log.read_text()[-3000:]
     assert "resuming from runs/short/sft/checkpoints/" in log.read_text()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from inputs import RECIPES, ROOT, stand_ins
 
 from pipeline.recipe.file import load
 from pipeline.recipe.schema import NamedLoss, ThinkWeight
+from tests.support.inputs import RECIPES, ROOT, stand_ins
 
 FOLDERS = ("pipeline", "rewards", "eval")
+TESTS = ROOT / "tests"
 ALLOWED = {"pipeline": {"pipeline", "eval", "rewards"}, "eval": {"eval", "rewards"}, "rewards": set()}
 
 
@@ -44,6 +45,27 @@ def test_no_module_shadows_an_installed_package() -> None:
         stem for stem in stems if (spec := find_spec(stem)) and not str(spec.origin).startswith(str(ROOT / stem))
     ]
     assert not outside
+
+
+def test_tests_mirror_the_source() -> None:
+    """`a/b.py` has `tests/a/test_b.py`, and may have `tests/a/test_b_<aspect>.py`; no other test lies there."""
+    source = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    modules = {path.with_name(path.stem.strip("_")) for path in source if path.stem != "__init__"}
+    files = [path.relative_to(TESTS) for folder in FOLDERS for path in (TESTS / folder).rglob("test_*.py")]
+    tests = {path.with_name(path.stem.removeprefix("test_")) for path in files}
+    assert sorted(map(str, modules - tests)) == [], "modules without a test"
+    stray = {test for test in tests if not any(_is_of(test, module) for module in modules)}
+    assert sorted(map(str, stray)) == [], "tests of no module; what is about several stands in tests/"
+
+
+def _is_of(test: Path, module: Path) -> bool:
+    return test.parent == module.parent and f"{test.name}_".startswith(f"{module.name}_")
+
+
+def test_helpers_live_in_support() -> None:
+    folders = [TESTS, *(path for folder in FOLDERS for path in [TESTS / folder, *(TESTS / folder).rglob("*/")])]
+    found = [path for folder in folders for path in folder.glob("*.py") if path.name != "conftest.py"]
+    assert [str(path.relative_to(ROOT)) for path in found if not path.name.startswith("test_")] == []
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

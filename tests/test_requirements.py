@@ -4,9 +4,10 @@ import re
 import tomllib
 
 import pytest
-from inputs import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.support.inputs import ROOT
 
 FILES = ("cpu", "gpu", "dev", "lmms-eval", "uv")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,7 +1,7 @@
 """What one GPU holds while a stage trains, and what a checkpoint takes, by arithmetic; nothing is loaded for it.
 
 The terms are those of ZeRO (arXiv 1910.02054, section 3), in the dtypes that the pipeline trains in, and the
-activations of a micro-batch. `tests/pipeline/test_memory.py` holds them to what was measured.
+activations of a micro-batch. `tests/pipeline/check/test_memory.py` holds them to what was measured.
 """
 
 from collections.abc import Iterable

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from families import save
 from PIL import Image
+
+from tests.support.families import save
 
 ROWS = 100_000
 PICTURES, FILES = 8_000, 500

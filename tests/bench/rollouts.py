@@ -4,6 +4,7 @@ An engine cannot be taken down in a process, so each backend has a child of its 
 after the other. A child's first step warms it up and is left out.
 """
 
+import argparse
 import itertools
 import json
 import math
@@ -18,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -25,16 +29,13 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from eval.chat import ChatFormat
+from eval.data.rows import prompt
+from pipeline.rollout.trainer import RolloutTrainer
+from tests.support.families import FAMILIES, save, save_retied
+from tests.support.steps import grpo_stage
 
-from families import FAMILIES, save, save_retied  # noqa: E402
-from steps import grpo_stage  # noqa: E402
-
-from eval.chat import ChatFormat  # noqa: E402
-from eval.data.rows import prompt  # noqa: E402
-from pipeline.rollout.trainer import RolloutTrainer  # noqa: E402
-
+PUSHES = Path(__file__).resolve().parents[1] / "support" / "pushes.py"
 ON_CPU = not torch.cuda.is_available()
 WIDTH, LAYERS = (128, 4) if ON_CPU else (2048, 12)
 COMPLETIONS, GROUP, LIMIT, STEPS = 128, 8, 512, 4  # in a step, of a prompt, tokens of one, with the warm-up
@@ -83,7 +84,7 @@ def _lengths(child: dict[str, Any]) -> str:
 
 def _printed(*command: str) -> list[Any]:
     """What a script prints as JSON, with the threads and the allocator of this process."""
-    environment = {**os.environ, **QUIET, **(EAGER if ON_CPU else {}), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, **QUIET, **(EAGER if ON_CPU else {})}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[:2]} ended with {done.returncode}: {done.stderr[-3000:]}")
@@ -91,12 +92,12 @@ def _printed(*command: str) -> list[Any]:
 
 
 def _gap(folder: Path) -> tuple[float, str]:
-    """Nats between the next-token log-probabilities of engine and trainer, around each push of tests/pushes.py."""
+    """Nats between the next-token log-probabilities of engine and trainer, at each push of tests/support/pushes.py."""
     tied = str(save("qwen2_5_vl", folder / "tied"))
     untied = str(save_retied(folder / "tied", folder / "untied", tied=False))
     cases = [{"name": "full, tied head", "model": tied}, {"name": "full, own head", "model": untied}]
     cases += [{"name": "LoRA", "model": tied, "lora": True}, {"name": "vision tower", "model": tied, "only": "visual"}]
-    found = _printed(str(ROOT / "tests" / "pushes.py"), *map(json.dumps, cases))
+    found = _printed(str(PUSHES), *map(json.dumps, cases))
     if failed := [line for line in found if "error" in line]:
         raise RuntimeError(failed)
     rows: dict[str, list[str]] = {str(case["name"]): [] for case in cases}
@@ -184,5 +185,9 @@ def _measure(backend: str, policy: str, out: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="One backend's child: prints what was measured as JSON.")
+    parser.add_argument("backend", choices=["vllm", "transformers"])
+    parser.add_argument("policy", help="the folder of the model")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(_measure(*sys.argv[1:], folder)), flush=True)
+        print(json.dumps(_measure(options.backend, options.policy, folder)), flush=True)

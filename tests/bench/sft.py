@@ -2,13 +2,11 @@
 
 A step is collation, forward and backward; the optimizer, the same in both, is left out, which makes the ratio stricter.
 Time is measured in pairs that alternate, memory as the most that a step's tensors take at once. Models are small and
-real (tests/families.py) with a vocabulary of 32,768; on a GPU they are larger, in bfloat16.
+real (tests/support/families.py) with a vocabulary of 32,768; on a GPU they are larger, in bfloat16.
 """
 
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,18 +14,14 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from scipy import stats
+from trl import SFTConfig, SFTTrainer
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from families import FAMILIES  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
-
-from eval.chat import ChatFormat  # noqa: E402
-from eval.data.rows import prompt  # noqa: E402
-from pipeline.recipe.schema import SegmentLoss, ThinkWeight  # noqa: E402
-from pipeline.sft import SegmentTrainer  # noqa: E402
-from rewards.response import render  # noqa: E402
+from eval.chat import ChatFormat
+from eval.data.rows import prompt
+from pipeline.recipe.schema import SegmentLoss, ThinkWeight
+from pipeline.sft import SegmentTrainer
+from rewards.response import render
+from tests.support.families import FAMILIES
 
 Kind = Literal["text", "vlm"]
 FAMILY = {"text": "llama", "vlm": "qwen2_5_vl"}

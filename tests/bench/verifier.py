@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tables import hostile_answers
 from trl.rewards import accuracy_reward
 
 from rewards.accuracy import accuracy
 from rewards.grading import algebra
 from rewards.grading.verify import Outcome, Question, verify, verify_all
 from rewards.response import MAX_ANSWER_CHARS, render
+from tests.support.tables import hostile_answers
 
 SLOW = [rf"\exp(\exp(\exp({n})))" for n in range(95, 100)]  # pass the look at their shape and run until they are killed
 

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from steps import collated, grpo_stage
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
@@ -22,6 +20,8 @@ from pipeline.rollout.trainer import RolloutTrainer
 from pipeline.sft import SegmentTrainer
 from rewards.accuracy import accuracy
 from rewards.response import TAGS, Response, answer_start, parse, render
+from tests.support.families import template
+from tests.support.steps import collated, grpo_stage
 
 
 @pytest.fixture

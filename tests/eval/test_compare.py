@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inputs import line
 
 from eval.compare import compare, main, verdict, with_holm
+from tests.support.inputs import line
 
 
 def lines(hits: Any, **columns: list[Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,11 @@
 """Decoding with the demo's untrained model: what it says is noise, how it is said is not."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from transformers import AutoConfig, Qwen3Config
@@ -9,6 +13,7 @@ from transformers import AutoConfig, Qwen3Config
 from eval.chat import ChatFormat
 from eval.data.rows import Source, read
 from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
+from eval.environment import prepare_environment
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,34 @@ def test_a_text_model_pads_its_batch_too(small: Callable[[str], Path]) -> None:
     decoder = TransformersDecoder(ChatFormat(str(small("llama"))), "float32", "")
     together = decoder.decode(rows, 8, None, seed=0)
     assert together == [decoder.decode([row], 8, None, seed=0)[0] for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="make setup installs vLLM")
+@patch.dict(os.environ)
+def test_vllm_serves_a_text_model_and_samples_the_same_for_a_seed(small: Callable[[str], Path]) -> None:
+    rows = [{"question": f"What is {number} plus 2?"} for number in range(4)]
+    prepare_environment()
+    with loaded(str(small("llama")), "float32", backend="transformers") as decoder:
+        greedy = decoder.decode(rows, 12, None, seed=0)
+    with loaded(str(small("llama")), "float32", backend="vllm") as decoder:
+        assert decoder.decode(rows, 12, None, seed=0) == greedy
+        first, again, other = (decoder.decode(rows, 12, 1.0, seed=seed) for seed in (1, 1, 2))
+        assert decoder.decode(rows[:2], 12, 1.0, seed=1) == first[:2]
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_asked_for_and_cannot_serve_is_named(small: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for file in small("llama").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["OddForCausalLM"]}))
+    with (
+        pytest.raises(ValueError, match="vLLM does not know OddForCausalLM; use transformers"),
+        loaded(str(folder), "float32", backend="vllm"),
+    ):
+        pass

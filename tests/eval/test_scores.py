@@ -5,11 +5,10 @@ from math import comb
 
 import numpy as np
 import pytest
-from inputs import line
 from scipy import stats
 
-from eval.grade import graded
 from eval.scores import bootstrap, scores
+from tests.support.inputs import line
 
 
 def test_a_score_has_its_n_its_interval_and_its_failures() -> None:
@@ -82,20 +81,3 @@ def test_rows_that_are_all_alike_do_not_make_a_certainty() -> None:
     assert (mean, low) == (0.0, -high)
     assert high == pytest.approx(3.84 / (50 + 3.84), abs=0.001), "Wilson's upper end for none of 50"
     assert error > 0
-
-
-def test_scores_made_again_from_the_texts_are_the_same() -> None:
-    texts = [
-        "<think>Two and two.</think><answer>4</answer>",
-        "4",
-        "The answer is 4",
-        "<think>So 4",
-        "<answer>5</answer>",
-    ]
-    lines = [line(str(n), "", text=text, kind=None, choices=None, truncated=n == 3) for n, text in enumerate(texts)]
-    once = graded(lines)
-    assert [each["outcome"] for each in once] == ["correct", "malformed", "malformed", "truncated", "malformed"]
-    assert [each["lenient"] for each in once][:3] == ["correct"] * 3
-    assert once[4]["lenient"] == "wrong"
-    assert graded(once) == once
-    assert scores(graded(once)) == scores(once)

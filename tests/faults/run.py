@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults import inject
-from faults.inject import Injector, Moment
-from faults.runs import Rank, Run, differences, fingerprint, write_recipe
+if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 from rich.console import Console
 from rich.table import Table
+
+from tests.faults import inject
+from tests.faults.inject import Injector, Moment
+from tests.faults.runs import Rank, Run, differences, fingerprint, write_recipe
 
 IDENTICAL, REFUSED, DIVERGED, LOST, HUNG = "resumed_identical", "refused_clearly", "diverged", "lost", "hung"
 SAVE_STEPS = 2
@@ -48,7 +52,7 @@ class Suite:
         if not (
             pid := os.fork()
         ):  # in a process of its own: this one is forked for each run, and must have run nothing
-            from families import save
+            from tests.support.families import save
 
             save("qwen3", self.work / "model")
             os._exit(0)

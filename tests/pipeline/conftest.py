@@ -1,6 +1,7 @@
-"""GRPO stages of small models, trained in this process."""
+"""GRPO stages of small models, trained in this process; a recipe to be checked."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,28 @@ from typing import Any
 import pytest
 
 from pipeline import grpo
+from pipeline.main import main
 from pipeline.recipe.schema import Recipe
+from tests.support.checked import GOOD, Checked, Found, row, write
+from tests.support.inputs import picture
 
 ROWS = [{"id": f"q{n}", "question": f"Half of {n} pi?", "answer": rf"\frac{{{n}\pi}}{{2}}"} for n in (3, 5, 7, 9)]
+OWN = """
+calls = []
+
+def late(completions, **columns):
+    calls.append(1)
+    return [float("inf") if len(calls) > 1 else 0.0 for _ in completions]
+
+def nothing(completions, **columns):
+    return [None for _ in completions]
+
+def constant(completions, **columns):
+    return [1.0 for _ in completions]
+
+def needs(completions, solution, **columns):
+    return [1.0 for _ in completions]
+"""
 
 
 @pytest.fixture
@@ -71,3 +91,39 @@ def train(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
         return [line for line in lines if "reward" in line]
 
     return train
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A file of rewards, each of which breaks or teaches nothing in a way of its own."""
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path / "own.py"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small: Callable[[str], Path]) -> Path:
+    """A good recipe of a small Qwen2.5-VL with its data and task."""
+    for number in range(6):
+        picture(tmp_path / "images" / f"{number}.png", number)
+    (tmp_path / "recipe.yaml").write_text(GOOD.format(model=small("qwen2_5_vl")))
+    write(tmp_path / "cold.jsonl", [row(number) for number in range(6)])
+    write(tmp_path / "rl.jsonl", [{**row(number), "question": f"Again {number}?"} for number in range(6)])
+    write(tmp_path / "held.jsonl", [{**row(number), "question": f"Held out {number}?"} for number in range(4)])
+    (tmp_path / "held.yaml").write_text("{name: held, path: held.jsonl, images: images, max_new_tokens: 9}\n")
+    return tmp_path
+
+
+@pytest.fixture
+def check(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Checked]:
+    monkeypatch.chdir(folder)
+
+    def check(*options: str) -> Checked:
+        capsys.readouterr()
+        code = main(["recipe.yaml", "--check", *options])
+        text = capsys.readouterr().out
+        errors = [line for line in text.splitlines() if line.startswith("ERROR")]
+        found = [re.fullmatch(r"ERROR (.*?) id=(.*?) (\w+): .*", line) for line in errors]
+        assert all(found), text
+        return Checked(code, [Found(match[1], match[3], match[2]) for match in found if match], text)
+
+    return check

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from steps import load
 from transformers import AutoConfig, AutoProcessor
 
 from eval.chat import ChatFormat
 from pipeline import grpo, sft
 from pipeline.checkpoint.run_folder import RunFolder
 from pipeline.recipe.schema import Recipe
+from tests.support.steps import load
 
 COMMON = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-2, "gradient_checkpointing": False}
 SFT = {

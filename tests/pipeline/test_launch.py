@@ -1,13 +1,17 @@
-"""The launch files: what accelerate makes of them, and that the pipeline refuses what leaves no model."""
+"""The launcher's side of a job: the launch files as accelerate reads them, what is refused, what is overruled."""
 
 import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inputs import ROOT, launch_under
 
+from pipeline.checkpoint.run_folder import RunFolder
 from pipeline.recipe.file import load
 from pipeline.recipe.problem import RecipeError
+from pipeline.sft import SegmentTrainer
+from tests.support.inputs import ROOT, launch_under
 
 DEMO = ROOT / "recipes" / "demo.yaml"
 FILES = {
@@ -54,3 +58,25 @@ def test_a_base_of_four_bits_is_not_cut(name: str, refused: bool, monkeypatch: p
     launch_under(monkeypatch, name)
     with pytest.raises(RecipeError, match=r"ddp\.yaml") if refused else contextlib.nullcontext():
         load(ROOT / "recipes" / "llava-v1.6-mistral-7b.yaml", [])
+
+
+def test_a_run_has_a_port_of_its_own(trained: Callable[..., RunFolder]) -> None:
+    """TRL's own choice is 29500 where that is free, for each of two runs that start together."""
+    trained("sft")
+    assert int(os.environ["MASTER_PORT"]) not in (29500, 23456, 12355, 12345)
+
+
+def test_the_recipe_says_in_what_precision_and_not_the_launcher(
+    trained: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch` with `mixed_precision: bf16`, on a recipe with `dtype: float32`."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    used: list[str] = []
+    train = SegmentTrainer.train
+    monkeypatch.setattr(
+        SegmentTrainer,
+        "train",
+        lambda self, **given: (used.append(self.accelerator.mixed_precision), train(self, **given)),
+    )
+    trained("sft")
+    assert used == ["no"]

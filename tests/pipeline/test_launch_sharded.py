@@ -1,6 +1,6 @@
 """The launch files, on two ranks: FSDP2 and ZeRO take the steps of the definition, go on after a kill, hand models on.
 
-The sharding is real, over gloo; accelerate alone is told that CPUs can (tests/sharded_run.py).
+The sharding is real, over gloo; accelerate alone is told that CPUs can (tests/support/sharded_run.py).
 """
 
 import json
@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from inputs import ROOT, launched_with
-from steps import difference, load, reference, torchrun_steps
 from transformers import AutoConfig
 
 from eval.chat import ChatFormat
 from pipeline.check.memory import checkpoint_bytes, memory, model_sizes, skeleton
 from pipeline.launch import layers_to_shard
 from pipeline.recipe.schema import Recipe
+from tests.support.inputs import ROOT, launched_with
+from tests.support.steps import difference, load, reference, torchrun_steps
 
 pytestmark = pytest.mark.slow
 on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="tells accelerate that CPUs are its devices")
@@ -147,7 +147,7 @@ def test_a_sharded_run_merges_its_adapter_and_rolls_out_with_the_weights_that_it
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
-    command += [str(ROOT / "tests" / "sharded_run.py"), "recipe.yaml"]
+    command += [str(ROOT / "tests" / "support" / "sharded_run.py"), "recipe.yaml"]
     environment = {**os.environ, **cut, **({"ACCELERATE_USE_CPU": "true"} if "FSDP_VERSION" in cut else {})}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False

@@ -1,4 +1,4 @@
-"""The SFT stage's trainer beside its steps (test_step.py): segments, what it logs, resuming, what it needs of TRL."""
+"""The SFT stage's trainer beside its steps (test_sft_steps.py): segments, logs, resuming, what it needs of TRL."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from families import template
-from steps import END, ROWS, SCALE, collated, dataset, difference, load, log_prob_gradient, trainer
 from trl import SFTConfig, SFTTrainer
 
 from eval.chat import ChatFormat
 from pipeline.loss import ANSWER, THINK, think_weight
 from pipeline.sft import SegmentTrainer
+from tests.support.families import template
+from tests.support.steps import END, ROWS, SCALE, collated, dataset, difference, load, log_prob_gradient, trainer
 
 STEPS = 6  # two epochs of ten rows in windows of four
 

@@ -1,7 +1,7 @@
 """Every way of cutting a batch gives the same optimizer steps, and they are the ones of the definition.
 
-Weights are compared after several steps with a plain loop in float64 (tests/steps.py). Qwen2.5-VL and Gemma-3 decline
-loss arguments, so that stock SFT would average micro-batch means.
+Weights are compared after several steps with a plain loop in float64 (tests/support/steps.py). Qwen2.5-VL and Gemma-3
+decline loss arguments, so that stock SFT would average micro-batch means.
 """
 
 import copy
@@ -13,11 +13,21 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from steps import ROWS, SCALE, collated, difference, load, log_prob_gradient, reference, torchrun_steps, trainer
 
 from eval.chat import ChatFormat
 from pipeline.loss import ANSWER, think_weight
 from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
+from tests.support.steps import (
+    ROWS,
+    SCALE,
+    collated,
+    difference,
+    load,
+    log_prob_gradient,
+    reference,
+    torchrun_steps,
+    trainer,
+)
 
 FAMILIES = ["qwen2_5_vl", "llama"]
 FOURS = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]  # two epochs of eight rows

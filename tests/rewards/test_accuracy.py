@@ -1,32 +1,22 @@
-"""The shipped rewards, called as TRL calls them."""
+"""The reward for a right answer, called as TRL calls it."""
 
 import random
 from collections import defaultdict
 from typing import Any
 
 import pytest
-from tables import table
 
 from rewards.accuracy import accuracy, verdicts
-from rewards.brevity import brevity
-from rewards.format import format
 from rewards.grading.verify import Outcome
-from rewards.overlong import overlong
-from rewards.repetition import repetition
 from rewards.response import TAGS, Reason, render
+from tests.support.responses import MALFORMED, RIGHT, WRONG, conversation
+from tests.support.tables import table
 
 GAMED = table("gamed")
 
 
-def _conversation(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
-
-
-RIGHT, WRONG, MALFORMED = render("a", "7"), render("a", "8"), "<think>a</think>7"
-
-
 def test_only_a_well_formed_right_answer_is_paid() -> None:
-    completions = [_conversation(text) for text in (RIGHT, WRONG, MALFORMED)]
+    completions = [conversation(text) for text in (RIGHT, WRONG, MALFORMED)]
     assert accuracy(completions, answer=["7"] * 3, prompts=[], extra_column=[1, 2, 3]) == [1.0, 0.0, 0.0]
     assert accuracy([RIGHT, WRONG, MALFORMED], answer=["7"] * 3) == [1.0, 0.0, 0.0]
 
@@ -80,23 +70,3 @@ def test_outcomes_are_logged_as_shares_and_accuracy_by_kind() -> None:
     assert sum(map(sum, outcomes.values())) == pytest.approx(1)
     kinds = {name: values for name, values in logged.items() if name not in outcomes}
     assert kinds == {"accuracy/number": [1, 0, 0], "accuracy/math": [0], "accuracy/text": [0]}
-
-
-def test_format_pays_for_form_alone() -> None:
-    assert format([_conversation(RIGHT), WRONG, MALFORMED]) == [1.0, 1.0, 0.0]
-
-
-def test_brevity_pays_the_shorter_of_two_right_responses_more_and_no_wrong_one() -> None:
-    ids = [[0] * length for length in (10, 30, 50, 10)]
-    paid = brevity([RIGHT, RIGHT, RIGHT, WRONG], completion_ids=ids, answer=["7"] * 4, budget=40)
-    assert paid == [0.75, 0.25, 0.0, 0.0]
-
-
-def test_overlong_falls_from_the_margin_to_the_budget() -> None:
-    ids = [[0] * length for length in (0, 80, 90, 100, 500)]
-    assert overlong(completion_ids=ids, budget=100, margin=20, completions=[]) == [0.0, 0.0, -0.5, -1.0, -1.0]
-
-
-def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:
-    loop, fresh = [1, 2] * 10, list(range(20))
-    assert repetition(completion_ids=[loop, fresh, [1]], ngram=2) == pytest.approx([-(1 - 2 / 19), 0.0, 0.0])

@@ -67,7 +67,7 @@ def _fails_on_b(completions: list[str], **columns: Any) -> list[float]:
 
 
 def test_an_exception_is_reported_with_its_row_and_place() -> None:
-    place = r"reward '_fails_on_b', row id=r2: raised KeyError: 'b' \(.*test_checked.py:\d+"
+    place = r"reward '_fails_on_b', row id=r2: raised KeyError: 'b' \(.*test_contract.py:\d+"
     with pytest.raises(RewardError, match=place) as caught:
         enforce_contract(_fails_on_b, max_abs=1)(**COLUMNS)
     assert isinstance(caught.value.__cause__, KeyError)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import table
 
 from rewards.__main__ import main
 from rewards.response import render
+from tests.support.tables import table
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = [

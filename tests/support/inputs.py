@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 
 from pipeline.recipe.schema import Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = [ROOT / "recipes" / "benchmark" / f"{name}.yaml" for name in ("base", "arm", "ablation")]
 RECIPES = [path for folder in ("", "controls", "paper") for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))]
 RECIPES += BENCHMARK
@@ -194,6 +194,12 @@ def conversations(folder: Path, shape: str, count: int = 4) -> Path:
     path = folder / f"{shape}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Writes the rows as JSON lines; the path, as recipes and tasks have it."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
 
 
 def _json(path: Path, rows: list[dict[str, Any]]) -> Path:

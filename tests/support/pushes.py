@@ -19,10 +19,12 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALL
 os.environ |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
+if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import torch
 from datasets import Dataset
 from PIL import Image
-from steps import grpo_stage
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
@@ -34,6 +36,7 @@ from pipeline.recipe.schema import Lora
 from pipeline.recipe.trainer_arguments import sampling_settings
 from pipeline.rollout.alarms import DIFFERENCE
 from pipeline.rollout.trainer import RolloutTrainer
+from tests.support.steps import grpo_stage
 
 STEPS = 3
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType

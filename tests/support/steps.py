@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import torch
 from datasets import Dataset
 from PIL import Image
@@ -203,10 +206,9 @@ def torchrun_steps(
 ) -> dict[str, Any]:
     """What two ranks that train say of it; the model is in `out/model`. `cut` is the environment of a launch file."""
     out.mkdir(exist_ok=True)
-    tests = Path(__file__).resolve().parent
     command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", __file__]
     command += [folder, str(out), str(batch), str(accumulation), *([] if kill is None else [str(kill)])]
-    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", **(cut or {})}
+    environment = {**os.environ, **(cut or {})}
     on_gpus = cut is not None and torch.cuda.is_available()
     if "ACCELERATE_USE_DEEPSPEED" not in environment and not on_gpus:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -260,7 +262,7 @@ def _train(folder: str, out: Path, batch: int, accumulation: int, kill: int | No
 
 
 if __name__ == "__main__":
-    from sharded_run import shard_on_cpus
+    from tests.support.sharded_run import shard_on_cpus
 
     if os.environ.get("ACCELERATE_USE_CPU") or not torch.cuda.is_available():
         shard_on_cpus()

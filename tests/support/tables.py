@@ -9,7 +9,7 @@ SLOW = r"\exp(\exp(\exp(99)))"  # passes the look at its shape, and takes more t
 
 def table(name: str) -> list[dict[str, Any]]:
     """The rows of `rewards/<name>.jsonl`."""
-    lines = (Path(__file__).parent / "rewards" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (Path(__file__).parents[1] / "rewards" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from inputs import BROKEN, jpeg, picture, png
 from PIL import Image as PILImage
 
 from eval.data.images import MAX_PIXELS, BadRow, image_size, located, verify_image
+from tests.support.inputs import BROKEN, jpeg, picture, png
 
 
 @pytest.mark.parametrize("code", BROKEN)

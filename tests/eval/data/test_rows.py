@@ -1,17 +1,14 @@
-"""Each data format, made small in exactly its own shape, becomes the canonical row."""
+"""Rows in their canonical form: columns, files, folders, types, and the prompt made of them."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import inputs
 import pytest
 from PIL import Image as PILImage
 
-from eval.data.formats import Format
-from eval.data.rows import Source, good, prompt, read
-from rewards.grading.verify import Outcome, verify
+from eval.data.rows import Source, prompt, read
 from rewards.response import SYSTEM_PROMPT
+from tests.support import inputs
+from tests.support.inputs import jsonl
 
 
 @pytest.fixture
@@ -22,13 +19,8 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def _jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 def test_rows_keep_their_own_columns_and_get_an_id(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "rows.jsonl", [{"question": "2+2?", "think": "two and two", "answer": 4, "level": "easy"}])
+    path = jsonl(tmp_path / "rows.jsonl", [{"question": "2+2?", "think": "two and two", "answer": 4, "level": "easy"}])
     [row] = read(Source(path=path))
     assert row == {
         "id": "0",
@@ -40,80 +32,13 @@ def test_rows_keep_their_own_columns_and_get_an_id(tmp_path: Path) -> None:
 
 
 def test_image_paths_are_relative_to_their_root(tmp_path: Path, picture: Path) -> None:
-    path = _jsonl(tmp_path / "rows.jsonl", [{"question": "?", "answer": "a", "images": ["one.png"]}])
+    path = jsonl(tmp_path / "rows.jsonl", [{"question": "?", "answer": "a", "images": ["one.png"]}])
     [row] = read(Source(path=path, images=str(picture.parent)))
     assert [image.size for image in row["images"]] == [(8, 4)]
 
 
-def test_choices_are_lettered_in_the_question(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "rows.jsonl", [{"question": "Which?", "answer": "B", "choices": ["dog", "cat"]}])
-    [row] = read(Source(path=path))
-    assert row["question"] == "Which?\nA. dog\nB. cat"
-
-
-def test_geometry3k_rows_are_read(tmp_path: Path) -> None:
-    row, *_ = read(Source(path=str(inputs.geometry3k(tmp_path, 2))))
-    assert (row["question"], row["answer"], row["images"][0].size) == ("Find x in 0.", "0", (56, 56))
-
-
-def test_both_files_of_vision_r1_cold_are_read(tmp_path: Path) -> None:
-    """Their columns, roles, image folders and forms of the answer differ."""
-    images = str(tmp_path / "images")
-    rows = read(Source(path=str(inputs.mulberry(tmp_path)), format="vision_r1", images=images))
-    assert rows["answer"][:] == ["B. cat", "B", "B", "B", "7", "7", "B. cat", "B"]
-    assert (rows[0]["id"], rows[0]["question"], rows[0]["think"]) == ("0", "Which one, 0?", "Look at picture 0.")
-    assert rows[7]["images"][0].size == (56, 56)
-    rows = read(Source(path=str(inputs.llava_cot(tmp_path)), format="vision_r1", images=images))
-    assert (rows[3]["id"], rows[3]["question"], rows[3]["answer"]) == ("sqa/3", "How many, 3?", "3")
-    assert rows[3]["images"][0].size == (56, 56)
-
-
-def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(tmp_path: Path) -> None:
-    def conversation(reply: str) -> dict[str, Any]:
-        return {"conversations": [{"from": "user", "value": "Which one?"}, {"from": "assistant", "value": reply}]}
-
-    bad = [conversation("<think>Look.</think>B"), {"conversations": None}, conversation("")]
-    rows = [conversation("<think>Look.</think><answer>Final Answer:B. cat</answer>"), *bad]
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    found = read(Source(path=str(tmp_path / "rows.json"), format="vision_r1"))
-    assert found["code"][:] == [None, "missing_tag", "row_shape", "missing_tag"]
-    assert found["id"][:] == ["0", "1", "2", "3"]
-    assert good(found)["answer"][:] == ["B. cat"]
-    assert "code" not in good(found).column_names
-
-
-def test_scienceqa_is_a_choice_with_its_hint_as_context(tmp_path: Path) -> None:
-    _, row, *_ = read(Source(path=str(inputs.scienceqa(tmp_path)), format="scienceqa"))
-    assert row["question"] == "Context: It purrs.\nWhich is 1?\nA. dog\nB. cat"
-    assert (row["answer"], row["kind"], row["choices"]) == ("B", "choice", ["dog", "cat"])
-    assert row["images"][0].size == (56, 56)
-
-
-def test_iconqa_has_three_kinds_of_question(tmp_path: Path) -> None:
-    blank, words, numbers, pictures = read(Source(path=str(inputs.iconqa(tmp_path)), format="iconqa"))
-    assert (blank["question"], blank["answer"], blank["choices"], len(blank["images"])) == ("How many?", "4", None, 1)
-    assert (words["question"], words["answer"]) == ("Which?\nA. square\nB. circle", "B")
-    assert (numbers["choices"], numbers["answer"]) == (["1,000", "2,000"], "B")
-    assert (pictures["question"], pictures["answer"]) == ("Which picture?\nA. image 2\nB. image 3", "B")
-    assert len(pictures["images"]) == 3
-    assert [row["kind"] for row in (blank, words, numbers, pictures)] == [None, "choice", "choice", "choice"]
-
-
-@pytest.mark.parametrize("shape", ["messages", "thinking", "prompt-completion", "plain", "prompt-answer"])
-def test_trls_conversations_are_read(tmp_path: Path, shape: str) -> None:
-    rows = read(Source(path=str(inputs.conversations(tmp_path, shape)), format="messages"))
-    assert (rows[2]["question"], rows[2]["answer"]) == ("What is 2 plus 1?", "3")
-    assert rows[2].get("think") == (None if shape == "prompt-answer" else "Add one to 2.")
-
-
-def test_only_one_question_and_one_response_are_read(tmp_path: Path) -> None:
-    turn = {"role": "user", "content": "?"}
-    path = _jsonl(tmp_path / "rows.jsonl", [{"messages": [turn, turn]}, {"messages": []}, {"messages": ["?"]}])
-    assert read(Source(path=path, format="messages"))["code"][:] == ["turns"] * 3
-
-
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "rows.jsonl", [{"prompt_text": "2+2?", "gold": 4, "level": 1}])
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt_text": "2+2?", "gold": 4, "level": 1}])
     [row] = read(Source(path=path, columns={"question": "prompt_text", "answer": "gold"}))
     assert row == {"id": "0", "question": "2+2?", "answer": "4", "level": 1}
     with pytest.raises(ValueError, match="missing: godl; found: prompt_text, gold, level"):
@@ -123,8 +48,8 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
 def test_a_folder_of_shards_is_read_as_one(tmp_path: Path) -> None:
     for shard in range(3):
         rows = [{"question": f"{shard}.{n}?", "answer": n, "images": []} for n in range(2)]
-        _jsonl(tmp_path / f"train-0000{shard}-of-00003.jsonl", rows)
-    _jsonl(tmp_path / "test-00000-of-00001.jsonl", [{"question": "held out?", "answer": 1}])
+        jsonl(tmp_path / f"train-0000{shard}-of-00003.jsonl", rows)
+    jsonl(tmp_path / "test-00000-of-00001.jsonl", [{"question": "held out?", "answer": 1}])
     assert read(Source(path=str(tmp_path)))["question"][:] == ["0.0?", "0.1?", "1.0?", "1.1?", "2.0?", "2.1?"]
     assert read(Source(path=str(tmp_path), split="test"))["question"][:] == ["held out?"]
 
@@ -139,7 +64,7 @@ def test_one_file_of_a_folder_is_read_with_its_images_beside_it(tmp_path: Path) 
 
 def test_types_may_differ_between_rows(tmp_path: Path) -> None:
     rows = [{"question": "?", "answer": n if n % 2 else str(n), "level": n if n % 2 else "easy"} for n in range(4)]
-    found = read(Source(path=_jsonl(tmp_path / "rows.jsonl", rows)))
+    found = read(Source(path=jsonl(tmp_path / "rows.jsonl", rows)))
     assert found["answer"][:] == ["0", "1", "2", "3"]
     assert found["level"][:] == ["easy", "1", "easy", "3"]
 
@@ -152,41 +77,6 @@ def test_the_first_rows_are_the_first_of_all(tmp_path: Path) -> None:
         assert len(few) == 2
 
 
-@pytest.mark.parametrize("format", ["rows", "messages", "vision_r1", "scienceqa", "iconqa"])
-def test_missing_columns_are_named_with_those_found(tmp_path: Path, format: Format) -> None:
-    path = _jsonl(tmp_path / "rows.jsonl", [{"text": "hello"}])
-    with pytest.raises(ValueError, match=r"needs the columns .* missing: .* found: text"):
-        read(Source(path=path, format=format))
-
-
 def test_every_prompt_asks_for_the_grammar() -> None:
     assert [message["role"] for message in prompt("Why?")] == ["system", "user"]
     assert prompt("Why?")[0]["content"] == SYSTEM_PROMPT
-
-
-def test_gsm8k_has_its_answer_after_the_mark(tmp_path: Path) -> None:
-    solution = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 1,072"
-    rows = [{"question": "How many?", "answer": solution}, {"question": "How many?", "answer": "72"}]
-    found = read(Source(path=_jsonl(tmp_path / "rows.jsonl", rows), format="gsm8k"))
-    assert (found[0]["answer"], found[0]["kind"]) == ("1,072", "number")
-    assert found[0]["think"] == "Natalia sold 48/2 = 24 clips in May.\nIn all 48+24 = 72."
-    assert found["code"][:] == [None, "no_final_answer"]
-    assert verify("1072", found[0]["answer"], "number") is Outcome.CORRECT
-
-
-def test_math_has_its_answer_in_the_last_box_or_in_a_column(tmp_path: Path) -> None:
-    rows = [
-        {
-            "problem": "Half?",
-            "level": "Level 1",
-            "type": "Algebra",
-            "solution": r"\boxed{2}, so $\boxed{\frac{1}{2}}$.",
-        },
-        {"problem": "Half?", "solution": r"So \boxed{2}.", "answer": r"\frac{1}{2}", "unique_id": "test/a.json"},
-        {"problem": "Half?", "solution": r"So \boxed{\frac{1}{2}."},
-    ]
-    found = read(Source(path=_jsonl(tmp_path / "rows.jsonl", rows), format="math"))
-    assert found["answer"][:2] == [r"\frac{1}{2}"] * 2
-    assert found["id"][:] == ["0", "test/a.json", "2"]
-    assert found["code"][:] == [None, None, "no_final_answer"]
-    assert (found[0]["question"], found[0]["solution"]) == ("Half?", rows[0]["solution"])

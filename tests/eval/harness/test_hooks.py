@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
-from families import SIDE
-from inputs import iconqa, scienceqa
 from transformers import AutoModelForImageTextToText
 
 from eval.chat import ChatFormat
@@ -25,8 +23,10 @@ from eval.evaluate import Decoding, evaluate
 from eval.files import json_lines
 from eval.task import Task
 from rewards.response import render
+from tests.support.families import SIDE
+from tests.support.inputs import iconqa, scienceqa
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = ROOT / ".venv-lmms-eval"
 HARNESS = ROOT / "eval" / "harness"
 pytestmark = [

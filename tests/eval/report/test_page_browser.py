@@ -11,7 +11,6 @@ from typing import Any
 import pandas
 import pytest
 from datasets import Dataset, Features, Image, List, Value
-from inputs import picture
 
 from eval.data.rows import read
 from eval.decode import Decoded
@@ -21,6 +20,7 @@ from eval.report.__main__ import main
 from eval.scores import scores
 from eval.task import Task, load_task
 from pipeline.checkpoint.run_folder import RunFolder
+from tests.support.inputs import picture
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,18 +1,18 @@
 """The memory that is counted, beside what was measured on an H100 and what recipes/README.md says.
 
-Held bytes and files of real ranks are compared in test_sharding.py.
+Held bytes and files of real ranks are compared in tests/pipeline/test_launch_sharded.py.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from inputs import ROOT, launch_under
 from transformers import Qwen2_5_VLConfig
 
 from pipeline.check.memory import Memory, checkpoint_bytes, memory, model_sizes
 from pipeline.checkpoint.manifest import format_bytes
 from pipeline.recipe.schema import Recipe
+from tests.support.inputs import ROOT, launch_under
 
 # Of the text models width, layers, heads, key-value heads, MLP, vocabulary, a tied head or not; the vision MLP.
 QWEN = {

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from faults.runs import differences, fingerprint
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from steps import trainer
 
 from eval.chat import ChatFormat
 from pipeline import grpo, sft
@@ -20,6 +18,8 @@ from pipeline.checkpoint.manifest import read_sealed, seal
 from pipeline.checkpoint.run_folder import saved_checkpoints
 from pipeline.checkpoint.trainer import MANIFEST, newest
 from pipeline.recipe.schema import Recipe
+from tests.faults.runs import differences, fingerprint
+from tests.support.steps import trainer
 
 EVERY = {"save_steps": 1, "save_total_limit": 50, "logging_steps": 1, "gradient_checkpointing": False}
 

@@ -1,4 +1,4 @@
-"""Rows that would be trained wrongly: each named with its row, or left out and counted."""
+"""Rows that would be trained wrongly, or could not be asked: each named with its row, or left out and counted."""
 
 import json
 from collections.abc import Callable
@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steps import grpo_stage
+from PIL import Image
 
 from eval.chat import ChatFormat
 from pipeline.data.prepare import grpo_rows, rollout_rows, sft_rows
+from pipeline.main import main
 from pipeline.recipe.problem import RecipeError
 from pipeline.recipe.schema import Data
+from tests.support.checked import Checked
+from tests.support.questions import mixed, questions
+from tests.support.steps import grpo_stage
 
 GOOD = {"question": "2+2?", "think": "Two and two.", "answer": "4"}
 
@@ -95,3 +99,52 @@ def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: ChatFormat, tmp_pa
         sft_rows(data, chat)
     [row] = sft_rows(data.model_copy(update={"bad_rows": "drop"}), chat)
     assert row["completion"][0]["content"] == "<think>a</think><answer>B</answer>"
+
+
+def test_images_that_are_evaluated_on_with_another_question_are_counted(
+    check: Callable[..., Checked], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipe.yaml", "--check"]) == 0
+    said = capsys.readouterr().err
+    warning = "WARNING {}: 4 rows show an image that is evaluated on, with another question"
+    assert all(warning.format(folder / name) in said for name in ("cold.jsonl", "rl.jsonl"))
+
+
+def _usable(data: Data, chat: ChatFormat, **keys: Any) -> Any:
+    stage = grpo_stage(**keys)
+    return grpo_rows(rollout_rows(data, chat, stage), data, stage)
+
+
+def test_prompts_that_leave_no_room_for_a_completion_are_found_before_training(
+    small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Counted with the tokens of their images, to the last one."""
+    chat, data = ChatFormat(str(small("qwen2_5_vl"))), Data(path=str(mixed(tmp_path, [True] * 4)))
+    prompt = chat.conversation("What is 0 plus 2?", [Image.new("RGB", (60, 60))])
+    inputs = chat.processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
+    longest = len(inputs["input_ids"][0])
+    settings = {"use_vllm": True, "max_completion_length": 32, "vllm_max_model_length": 32 + longest}
+    assert len(_usable(data, chat, trainer=settings)) == 4
+    settings["vllm_max_model_length"] -= 1
+    named = (
+        rf"id=q0 too_long: {longest} tokens, images included, where vllm_max_model_length less .* leaves {longest - 1};"
+    )
+    with pytest.raises(RecipeError, match=named):
+        _usable(data, chat, trainer=settings)
+
+
+def test_a_data_set_smaller_than_a_generation_is_named_as_such(small: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions(3)))
+    chat, data = ChatFormat(str(small("qwen3"))), Data(path=str(tmp_path / "rows.jsonl"))
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_generations": 4}
+    with pytest.raises(
+        ValueError, match=r"3 prompts are fewer than a generation takes, 16 completions / 4 num_gen.* = 4;"
+    ):
+        _usable(data, chat, trainer=settings)
+    assert len(_usable(data, chat, trainer={**settings, "gradient_accumulation_steps": 1})) == 3
+
+
+def test_rows_with_images_are_not_asked_of_a_text_model(small: Callable[[str], Path], tmp_path: Path) -> None:
+    data = Data(path=str(mixed(tmp_path, [False, True])))
+    with pytest.raises(RecipeError, match="id=q1 unseen_images: the row has images, and the model reads text alone"):
+        _usable(data, ChatFormat(str(small("qwen3"))))

@@ -54,7 +54,7 @@ def test_all_old_names_come_at_once_and_on_the_command_line_too(tmp_path: Path) 
         load(path, [])
     assert len(refused.value.problems) == 3
     path.write_text(RECIPE)
-    with pytest.raises(RecipeError, match="evaluate.on is `checkpoints` now"):
+    with pytest.raises(RecipeError, match=r"evaluate\.on is `checkpoints` now"):
         load(path, ["evaluate.on=[base]"])
 
 

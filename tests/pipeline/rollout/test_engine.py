@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 import torch
-from families import save_retied
 from PIL import Image
 
 from pipeline.rollout.engine import check_server
+from tests.support.families import save_retied
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BOUND_S = 60.0  # how soon a job ends after its engine did; `rollout_timeout` is a fifth of it, the default is 120 s
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("vllm") is None, reason="rolls out with vLLM: make setup installs it"),
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
@@ -58,7 +58,7 @@ def _output(process: subprocess.Popen[str], limit: float = 300) -> str:
 HANG = """
 import sys, time
 from pathlib import Path
-from pushes import Case, trainer
+from tests.support.pushes import Case, trainer
 trained = trainer(Case("hang", sys.argv[1], stage={"rollout_timeout": 4.0}), Path(sys.argv[2]))
 engine = trained.vllm_generation.llm.llm_engine
 engine.step = lambda: time.sleep(10_000)
@@ -202,7 +202,7 @@ def _served(model: Path, rows: Path, folder: Path, port: int, **trainer: Any) ->
     for file in model.iterdir():
         if file.suffix != ".safetensors":
             (weights / file.name).write_bytes(file.read_bytes())
-    return _run(str(ROOT / "tests" / "server_run.py"), str(weights), "recipe.json", folder=folder)
+    return _run(str(ROOT / "tests" / "support" / "server_run.py"), str(weights), "recipe.json", folder=folder)
 
 
 def test_a_server_that_is_not_there_is_named_before_any_weights_load(untied: Path, rows: Path, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """After each push the engine computes what the trainer computes: every family, every kind of weight, both stages.
 
 The engine's next-token log-probabilities are compared with the trainer's, before and after each push of a real GRPO run
-(tests/pushes.py), on prompts whose images the engine saw under the old weights too.
+(tests/support/pushes.py), on prompts whose images the engine saw under the old weights too.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,14 +16,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import save_retied, save_tempted
 from peft import LoraConfig, get_peft_model
-from pushes import STEPS, Case
-from steps import load
 
 from pipeline.rollout.weight_sync import _merged
+from tests.support.families import save_retied, save_tempted
+from tests.support.pushes import STEPS, Case
+from tests.support.steps import load
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXACT = 1e-4  # nats; float32 rounding is 3e-6
 STALE = 1e-2
 
@@ -33,9 +32,9 @@ needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="rolls out wit
 
 def pushes(*cases: Case) -> dict[str, list[dict[str, Any]]]:
     """Run the cases, two at a time; for each, what was found at each of its pushes."""
-    command = [sys.executable, str(ROOT / "tests" / "pushes.py"), *[json.dumps(asdict(case)) for case in cases]]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    script = str(ROOT / "tests" / "support" / "pushes.py")
+    command = [sys.executable, script, *[json.dumps(asdict(case)) for case in cases]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     found = defaultdict(list)
     for line in map(json.loads, filter(lambda line: line.startswith("{"), done.stdout.splitlines())):

@@ -10,10 +10,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from tables import SLOW
 
 from rewards.grading import algebra
 from rewards.grading.verify import Outcome, Question, verify, verify_all
+from tests.support.tables import SLOW
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import hostile_answers, table
 
 from rewards.grading import algebra
 from rewards.grading.normalize import normalize
 from rewards.grading.quantity import quantity
 from rewards.grading.verify import Outcome, Question, kind_of, usable, verify, verify_all
+from tests.support.tables import hostile_answers, table
 
 pytestmark = pytest.mark.slow
 
