@@ -116,4 +116,5 @@ def test_the_tables_shown_are_made_of_what_is_kept(
     made = capsys.readouterr().out.strip()
     assert made == (table.HERE / "results" / "cpu" / "table.md").read_text().strip()
     assert made in (table.ROOT / "recipes" / "README.md").read_text()
-    assert "\n".join(table._arms_table()).strip() in (table.ROOT / "README.md").read_text()
+    arms = [line for line in table._arms_table() if line.count("|") == 8]  # README has each arm, not their differences
+    assert "\n".join(arms) in (table.ROOT / "README.md").read_text()

@@ -76,7 +76,7 @@ def test_a_checkpoint_is_pushed_with_its_card_once_and_only_if_asked(
     assert not server.repos, "not while training"
     recipe = trained.recipe  # type: ignore[attr-defined]
     server.refuses = True
-    with pytest.raises(ValueError, match=r"the hub did not take me/told: .*; the same command tries again"):
+    with pytest.raises(ValueError, match=r"the hub did not take me/told: .*; run the same command again to retry"):
         hub.push(recipe, folder)
     server.refuses = False
     hub.push(recipe, folder)
