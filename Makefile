@@ -81,7 +81,7 @@ bench: setup ## ratios against TRL's own code in one run, to bench.json: about 1
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(CORES) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
 	    $(BIN)/python tests/bench/run.py $(ARGS)
 
-faults: setup ## every fault that README promises to survive, in real runs: half an hour (a sample is in make test)
+faults: setup ## every fault that pipeline/checkpoint promises to survive, in real runs: half an hour (a sample is in make test)
 	$(BIN)/python tests/faults/run.py $(ARGS)
 
 check: setup ## ruff and strict mypy

@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal
 
 OnError = Literal["fail", "zero"]
@@ -31,39 +31,52 @@ def form_alone(function: Reward) -> Reward:
     return function
 
 
-def is_form_alone(function: Reward) -> bool:
-    """Whether the reward was marked by `form_alone`."""
-    return bool(getattr(_implementation(function), "form_alone", False))
+def own_grader(function: Reward) -> Reward:
+    """Mark a reward that compares with the column `answer` by rules of its own: ours need not read the references."""
+    function.own_grader = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_marked(function: Reward, mark: str) -> bool:
+    """Whether the reward was marked by `form_alone` or `own_grader`, below or above its decorators."""
+    return any(getattr(layer, mark, False) for layer in _layers(function))
 
 
 def takes(function: Reward, column: str) -> bool:
-    """Whether the reward reads `column`: it names it as a parameter, or does anything with its `**columns`.
+    """Whether the reward or a decorator around it reads `column`: as a parameter, or by any use of its `**columns`.
 
     True where nothing can be known, of what is no Python function.
     """
-    function = _implementation(function)
+    return any(_reads(layer, column) for layer in _layers(function) if not isinstance(layer, functools.partial))
+
+
+def _reads(function: Reward, column: str) -> bool:
     code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
     if code is None:
         return True
+    if code in enforce_contract.__code__.co_consts:  # our wrapper, which hands all columns on
+        return False
     count = code.co_argcount + code.co_kwonlyargcount
     if column in code.co_varnames[:count]:
         return True
     if not code.co_flags & inspect.CO_VARKEYWORDS:
         return False
     rest = code.co_varnames[count + bool(code.co_flags & inspect.CO_VARARGS)]
-    reads = (step.argval for step in dis.get_instructions(code) if step.opname.startswith("LOAD_"))
+    reads = (step.argval for step in dis.get_instructions(code) if "LOAD_" in step.opname)
     return any(rest in (names if isinstance(names, tuple) else (names,)) for names in reads)
+
+
+def _layers(function: Reward) -> Iterator[Reward]:
+    """The function, what its decorators say that they wrap, and what bound arguments belong to."""
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        layer = layer.func if isinstance(layer, functools.partial) else getattr(layer, "__wrapped__", None)
 
 
 def is_async(function: Reward) -> bool:
     """Whether a call of `function` must be awaited."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _implementation(function: Reward) -> Reward:
-    """The function below wrappers that say what they wrap, and below bound arguments."""
-    function = inspect.unwrap(function)
-    return _implementation(function.func) if isinstance(function, functools.partial) else function
 
 
 # --- what it returns --------------------------------------------------------------------------------------------------

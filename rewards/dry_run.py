@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from types import SimpleNamespace
 from typing import Any
 
-from .contract import is_async, is_form_alone
+from .contract import is_async, is_marked
 from .grading.normalize import normalize
 from .grading.quantity import quantity
 from .grading.verify import Kind, kind_of
@@ -55,7 +55,7 @@ def dry_run(function: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) -> 
         values = call(function, texts, rows)
         known = [value for value in values if value is not None]
         paid[kind] = math.fsum(known) / len(known) if known else None
-    return DryRun(function.__name__, paid, is_form_alone(function))
+    return DryRun(function.__name__, paid, is_marked(function, "form_alone"))
 
 
 def call(function: Callable[..., Any], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float | None]:

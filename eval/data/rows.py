@@ -68,7 +68,8 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
 
     if source.images and not Path(source.images).is_dir():
         raise ValueError(f"{source.images}: no folder of images; it is relative to the recipe or task that names it")
-    if source.configuration and (source.file or Path(source.path).is_file()):
+    saved = Path(source.path).is_file() or (Path(source.path) / "state.json").exists()
+    if source.configuration and (source.file or saved):
         raise ValueError(f"{source.place}: a file has no configuration {source.configuration!r}; leave it out")
     source = _with_file(source)
     files = _json_files(source)
@@ -251,9 +252,11 @@ def _json_files(source: Source) -> list[Path]:
         return [path]
     if not path.is_dir() or (path / "state.json").exists() or source.configuration:
         return []
-    files = sorted(path.glob("*.jsonl"))
+    files, card = sorted(path.glob("*.jsonl")), path / "README.md"
     if any(file.name == "metadata.jsonl" for file in files) or any(path.glob("*.parquet")):
         return []  # a folder of images, or of tables
+    if card.exists() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace"):
+        return []  # a hub data set's own, whose card says which file belongs to which configuration
     return [file for file in files if re.search(rf"\b{re.escape(source.split)}\b", file.stem)] or files
 
 

@@ -63,7 +63,7 @@ def _rows(docs: "datasets.Dataset", format: Format) -> "datasets.Dataset":
     from datasets import Features
 
     rows = undecoded(docs).map(
-        partial(canonical_row, Source(path="", format=format), roots=[Path()]),
+        partial(canonical_row, Source(path="", format=format), roots=[Path("/")]),  # `datasets` has fetched them
         with_indices=True,
         remove_columns=docs.column_names,
         features=Features(features()),

@@ -1,12 +1,12 @@
 """The recipe's rewards tried before a run: what each pays for right, wrong, malformed and empty completions."""
 
-from itertools import islice
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-from eval.data.images import BadRow, Image, verify_image
+from eval.data.images import BadRow, verify_image
 from eval.data.rows import Source, good, read, undecoded
 from pipeline.recipe.file import where
 from pipeline.recipe.problem import Problem
@@ -55,16 +55,14 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
 
 def _rows(source: Source, first: int | None) -> list[dict[str, Any]]:
     """The first few rows with nothing wrong in them, as a reward gets them."""
-    table = good(read(source, first))
-    sound = (index for index, row in enumerate(undecoded(table)) if _sound(row.get("images") or []))
-    return [dict(row) for row in table.select(list(islice(sound, ROWS)))]
-
-
-def _sound(images: list[Image]) -> bool:
-    try:
-        return all(map(verify_image, images))
-    except BadRow:
-        return False
+    table, sound = good(read(source, first)), list[int]()
+    for index, row in enumerate(undecoded(table)):
+        with suppress(BadRow):
+            _ = [verify_image(image) for image in row.get("images") or []]
+            sound.append(index)
+        if len(sound) == ROWS:
+            break
+    return [dict(row) for row in table.select(sound)]
 
 
 def _total(stage: GrpoStage, runs: list[DryRun]) -> DryRun:

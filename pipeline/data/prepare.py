@@ -10,7 +10,7 @@ from pipeline.data.check_rows import HeldOut, RowPolicy, RowReport, check_rows, 
 from pipeline.launch import processes, tell
 from pipeline.recipe.problem import Problem, RecipeError
 from pipeline.recipe.schema import Data, GrpoStage, Recipe, SftStage
-from rewards.contract import takes
+from rewards.contract import is_marked, takes
 from rewards.response import render
 
 if TYPE_CHECKING:
@@ -124,11 +124,12 @@ def grpo_policy(stage: GrpoStage, chat: "ChatFormat") -> RowPolicy:
     length = setting["vllm_max_model_length"] if setting["use_vllm"] else None
     named = "vllm_max_model_length" if length else "the model's max_position_embeddings"
     length, completion = length or _positions(chat), setting["max_completion_length"]
+    rewards = [reward.function() for reward in stage.rewards]
     return RowPolicy(
         trains=False,
         max_tokens=length - completion if length else None,
         limited_by=f"{named} less max_completion_length",
-        verifies=any(takes(reward.function(), "answer") for reward in stage.rewards),
+        verifies=any(takes(f, "answer") and not is_marked(f, "own_grader") for f in rewards),
     )
 
 

@@ -36,7 +36,7 @@ def load(path: Path, overrides: list[str]) -> Recipe:
     problems = [problem for override in overrides for problem in _override(tree, override)]
     if problems:
         raise RecipeError(problems)
-    plain, broken = _plain(tree), []
+    plain, broken, renamed = _plain(tree), [], set()
     try:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
@@ -48,8 +48,9 @@ def load(path: Path, overrides: list[str]) -> Recipe:
             recipe = Recipe.model_validate(_without(plain, tree, broken))
         except ValidationError:
             raise RecipeError(problems) from None
+    lacking = {loc[:2] for loc in broken if loc not in renamed}  # what lacks a key may be wrong for that alone
     for loc, code, message in consistency.problems(recipe, path.parent):
-        if loc[:2] not in {other[:2] for other in broken}:  # what lacks a key here may be wrong for that alone
+        if loc[:2] not in lacking:
             problems.append(Problem(_where(path, tree, loc), code, message))
     if problems:
         raise RecipeError(sorted(problems, key=lambda problem: int(problem.where.rpartition(":")[2])))
@@ -173,7 +174,9 @@ def _without(plain: dict[str, Any], tree: CommentedMap, broken: list[tuple[Any, 
         for key in parents:
             node = node[key] if isinstance(node, list) else node.get(key, {})
         if isinstance(node, dict) and last == loc[-1]:
-            node.pop(last, None)
+            value = node.pop(last, None)
+            if new := _RENAMED.get(loc[-2:]):
+                node.setdefault(new, value)
     return plain
 
 
@@ -194,7 +197,7 @@ def _override(tree: CommentedMap, override: str) -> list[Problem]:
         if not isinstance(node, dict):
             return [Problem("command line", "override", f"{override!r}: {key!r} is not a mapping in the recipe")]
     try:
-        node[last] = _load(text, lambda line: "command line")
+        node[last] = _plain(_load(text, lambda line: "command line"))
     except RecipeError as error:
         return error.problems
     return []

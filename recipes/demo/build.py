@@ -226,41 +226,19 @@ def make_processor(tokenizer: hf.Qwen2Tokenizer) -> hf.Qwen2_5_VLProcessor:
 def make_model(
     tokenizer: hf.Qwen2Tokenizer, width: int = 128, init: float = 0.06
 ) -> hf.Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of about 1.5M parameters, random weights."""
-    ids = tokenizer.convert_tokens_to_ids
+    """A Qwen2.5-VL of 1.6M parameters, random weights."""
+    ids, both = tokenizer.convert_tokens_to_ids, {"hidden_size": width, "initializer_range": init}
+    text: dict[str, Any] = {**both, "vocab_size": len(tokenizer), "intermediate_size": 3 * width}
+    text |= {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]}}
+    text |= {"bos_token_id": None, "eos_token_id": ids("<|im_end|>"), "pad_token_id": ids("<|endoftext|>")}
+    vision: dict[str, Any] = {**both, "depth": 2, "intermediate_size": 2 * width, "num_heads": 4}
+    vision |= {"out_hidden_size": width, "patch_size": DIGIT // 2, "spatial_merge_size": 2}
+    vision |= {"window_size": DIGIT, "fullatt_block_indexes": []}  # a window is one digit
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    markers = {f"{name}_token_id": ids(f"<|{token}|>") for name, token in names.items()}
     config = hf.Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": width,
-            "intermediate_size": 3 * width,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 512,
-            "initializer_range": init,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]},
-            "bos_token_id": None,
-            "eos_token_id": ids("<|im_end|>"),
-            "pad_token_id": ids("<|endoftext|>"),
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": width,
-            "intermediate_size": 2 * width,
-            "num_heads": 4,
-            "patch_size": DIGIT // 2,
-            "spatial_merge_size": 2,
-            "window_size": DIGIT,  # a window is one digit
-            "fullatt_block_indexes": [],
-            "out_hidden_size": width,
-            "initializer_range": init,
-        },
-        initializer_range=init,
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        text_config=text, vision_config=vision, initializer_range=init, tie_word_embeddings=False, **markers
     )
     model = hf.Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config = hf.GenerationConfig(

@@ -61,6 +61,22 @@ def test_a_file_has_no_configuration(gsm8k: Path, file: str | None) -> None:
         read(Data(path=str(path), format="gsm8k", name="main", file=file))
 
 
+def test_a_saved_data_set_has_no_configuration(tmp_path: Path) -> None:
+    Dataset.from_list([{"question": "1?", "answer": "1"}]).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match="a file has no configuration 'main'"):
+        read(Data(path=str(tmp_path / "saved"), name="main"))
+
+
+def test_json_lines_of_two_configurations_are_not_read_as_one(tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- {config_name: a, data_files: a.jsonl}\n- {config_name: b, data_files: b.jsonl}\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    for number, name in enumerate("ab"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": f"{number}?", "answer": str(number)}) + "\n")
+    assert read(Data(path=str(tmp_path), name="b"))["answer"][:] == ["1"]
+    with pytest.raises(ValueError, match="Config name is missing"):
+        read(Data(path=str(tmp_path)))
+
+
 def test_a_folder_of_json_lines_does_not_ignore_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "1?", "answer": "1"}) + "\n")
     with pytest.raises(ValueError, match="BuilderConfig 'main' not found"):

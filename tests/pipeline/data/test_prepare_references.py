@@ -13,6 +13,7 @@ from pipeline.recipe.schema import Data, GrpoStage
 
 OWN = """
 from rewards.accuracy import accuracy
+from rewards.contract import own_grader
 
 def handed_on(completions, **columns):
     return accuracy(completions, **columns)
@@ -25,6 +26,10 @@ class Strict:
         return accuracy(completions, **columns)
 
 strict = Strict()
+
+@own_grader
+def overlap(completions, answer, **_):
+    return [float(gold in completion[-1]["content"]) for completion, gold in zip(completions, answer)]
 
 def length(completions, **_):
     return [float(len(completion[-1]["content"])) for completion in completions]
@@ -57,8 +62,8 @@ def test_the_references_of_a_users_reward_that_reads_them_are_checked(
     assert "1 of 2 rows cannot be used (answer_unusable 1)" in summary.message
 
 
-@pytest.mark.parametrize("name", ["{}/own.py:length", "format"])
-def test_a_reward_that_reads_no_reference_takes_any(
+@pytest.mark.parametrize("name", ["{}/own.py:length", "{}/own.py:overlap", "format"])
+def test_a_reward_that_reads_no_reference_or_grades_by_rules_of_its_own_takes_any(
     asked: Callable[[str], list[str]], tmp_path: Path, name: str
 ) -> None:
     assert asked(name.format(tmp_path)) == ["good", "bad"]

@@ -58,6 +58,24 @@ def test_all_old_names_come_at_once_and_on_the_command_line_too(tmp_path: Path) 
         load(path, ["evaluate.on=[base]"])
 
 
+def test_mistakes_that_no_schema_knows_come_together_with_old_names(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("checkpoints: [base, grpo]", "on: [base, grop]").replace("data: rows", "data: row"))
+    with pytest.raises(RecipeError) as refused:
+        load(path, [])
+    assert [problem.code for problem in refused.value.problems] == ["unknown_data", "unknown_key", "unknown_checkpoint"]
+
+
+def test_an_override_of_a_whole_mapping_is_not_looked_for_in_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    with pytest.raises(RecipeError) as refused:
+        load(path, ["grpo.difficulty={samples: 2, lowest: 0.1, max_pass_rate: 0.9}"])
+    [problem] = refused.value.problems
+    assert problem.message == "grpo.difficulty.lowest is `min_pass_rate` now"
+    assert not problem.where.endswith(":1")
+
+
 def test_a_reward_of_yours_may_have_an_argument_of_an_old_name(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def mine(completions, bound, **_):\n    return [bound] * len(completions)\n")
     path = tmp_path / "recipe.yaml"
