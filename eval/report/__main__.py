@@ -1,6 +1,7 @@
 """`python -m eval.report RUN`: write the page about a run, finished or not."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = parser.parse_args(arguments).run
     if not (run / "recipe.json").is_file():
         print(f"ERROR {run}: no run folder, since it holds no recipe.json")
+        return 2
+    if "on" in (json.loads((run / "recipe.json").read_text(encoding="utf-8"))["recipe"]["evaluate"] or {}):
+        print(f"ERROR {run}: its keys are from before the renames that CHANGELOG lists; report it with what made it")
         return 2
     prepare_environment()
     quieten()

@@ -52,5 +52,11 @@ def test_a_checkpoint_has_a_card_with_its_data_and_what_was_measured(
     assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card.text
     assert str(tmp_path) not in card.text.partition("<details>")[0], "a path of this machine says nothing elsewhere"
     folder.verify("sft")
+    stored = json.loads((folder.root / "recipe.json").read_text())
+    [data] = stored["recipe"]["data"]
+    stored["recipe"]["data"][data] |= {"path": "openai/gsm8k", "name": "main", "split": "train[:100]"}
+    (folder.root / "recipe.json").write_text(json.dumps(stored))
+    write_cards(folder.root, write_results(folder.root))
+    assert f"| {data} | openai/gsm8k | main | train[:100] |" in path.read_text(), "one hub id holds many data sets"
     for entry in json.loads((folder.stage("sft") / "COMPLETE").read_text())["files"]:
         assert entry["sha256"] in card.text

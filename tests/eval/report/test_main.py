@@ -20,3 +20,13 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.Capt
         assert main([str(place)]) == 2
         assert capsys.readouterr().out == f"ERROR {place}: no run folder, since it holds no recipe.json\n"
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_with_keys_of_before_their_renaming_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = json.loads((run / "recipe.json").read_text())
+    stored["recipe"]["evaluate"] = {"tasks": ["digits"], "on": ["sft"]}
+    (run / "recipe.json").write_text(json.dumps(stored))
+    assert main([str(run)]) == 2
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"ERROR {run}: its keys are from before the renames")
+    assert printed.count("\n") == 1
