@@ -28,7 +28,7 @@ endef
 	$(call install,$(BIN)/python)
 	touch $@
 
-demo: setup ## the whole pipeline on real images, on a CPU: 8 to 15 minutes on two cores; run it again to resume
+demo: setup ## the whole pipeline on real images, on a CPU: 7 to 15 minutes on two cores; run it again to resume
 	test -d recipes/demo/assets || $(BIN)/python recipes/demo/build.py
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	    --num_cpu_threads_per_process $(CORES) pipeline/run.py recipes/demo.yaml $(ARGS)

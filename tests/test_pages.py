@@ -39,6 +39,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in _anchors(place), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_row_of_a_table_has_more_cells_than_its_head(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        head, *rows = (re.sub(r"\\\||`[^`]*`", "", line).count("|") for line in table.splitlines())
+        assert max(rows) <= head, f"{page.name}: {table[:80]}"
+        assert all(line.endswith("|") for line in table.splitlines()), f"{page.name}: {table[:80]}"
+
+
 def test_readme_is_read_in_a_minute() -> None:
     assert 120 <= len(README.splitlines()) <= 160
     assert len(README.split()) <= 1_500
