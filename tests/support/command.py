@@ -78,9 +78,11 @@ def write_recipe(content: dict[str, Any], folder: Path, assets: Path) -> Path:
     folder.mkdir()
     (folder / "mine.py").write_text(REWARD)
     task = {"name": "held", "path": str(assets / "heldout.parquet"), "max_new_tokens": 12}
+    yaml = YAML(typ="safe")
+    yaml.width = 10_000  # a line a mapping, however long the folder's path: tests name lines
     for name, value in {"recipe.yaml": content, "held.yaml": task}.items():
         with (folder / name).open("w") as file:
-            YAML(typ="safe").dump(value, file)
+            yaml.dump(value, file)
     return folder / "recipe.yaml"
 
 
