@@ -139,10 +139,8 @@ def tasks_of(place: Path) -> dict[str, Lines]:
     if place.is_file():
         return {place.parent.name: json_lines(place)}
     if (place / "recipe.json").is_file():
-        evaluated = (json.loads((place / "recipe.json").read_text())["recipe"]["evaluate"] or {}).get(
-            "checkpoints"
-        ) or ["?"]
-        place = place / "eval" / evaluated[-1]
+        evaluate = json.loads((place / "recipe.json").read_text())["recipe"]["evaluate"] or {}
+        place = place / "eval" / (evaluate.get("checkpoints") or ["?"])[-1]
     by_task = {file.parent.name: json_lines(file) for file in sorted(place.glob("*/completions.jsonl"))}
     if not by_task:
         raise ValueError(

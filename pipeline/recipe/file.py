@@ -15,7 +15,7 @@ from ruamel.yaml.reader import ReaderError
 from eval.files import local
 from pipeline.recipe import consistency, schema
 from pipeline.recipe.problem import Problem, RecipeError, suggest
-from pipeline.recipe.schema import RESERVED, Data, Recipe
+from pipeline.recipe.schema import RESERVED, Recipe
 from pipeline.recipe.trl_fields import fields
 
 MAX_BYTES = 100_000  # our choice: the longest shipped recipe has 4,000
@@ -41,7 +41,7 @@ def load(path: Path, overrides: list[str]) -> Recipe:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         broken = [tuple(detail["loc"]) for detail in error.errors()]
-        renamed = {(*loc[:-1], _RENAMED[loc[-2:]]) for loc in broken if loc[-2:] in _RENAMED}
+        renamed = {(*loc[:-1], new) for loc in broken if (new := _RENAMED.get(_key(loc)))}
         details = [dict(detail) for detail in error.errors() if tuple(detail["loc"]) not in renamed]
         problems = [_problem(path, tree, detail) for detail in details]
         try:
@@ -175,7 +175,7 @@ def _without(plain: dict[str, Any], tree: CommentedMap, broken: list[tuple[Any, 
             node = node[key] if isinstance(node, list) else node.get(key, {})
         if isinstance(node, dict) and last == loc[-1]:
             value = node.pop(last, None)
-            if new := _RENAMED.get(loc[-2:]):
+            if new := _RENAMED.get(_key(loc)):
                 node.setdefault(new, value)
     return plain
 
@@ -238,13 +238,16 @@ def _problem(path: Path, tree: CommentedMap, detail: dict[str, Any]) -> Problem:
     place, name, value = _where(path, tree, loc), ".".join(_named(tree, loc)), detail.get("input")
     match detail["type"]:
         case "extra_forbidden":
-            known, key = _known_keys(loc), str(loc[-1])
-            if new := _RENAMED.get(loc[-2:]):
+            parent, key = _key(loc)
+            if new := _RENAMED.get((parent, key)):
                 return Problem(place, "unknown_key", f"{name} is `{new}` now")
-            if loc[-2:-1] == ("trainer",) and (why := RESERVED[loc[2]].get(key)):
+            if parent != "trainer":
+                known = list(_MODELS.get(parent, Recipe).model_fields)
+                return Problem(place, "unknown_key", f"{name}: unknown key. {suggest(key, known)}")
+            if why := RESERVED[loc[2]].get(key):
                 return Problem(place, "reserved_key", f"{name}: {why}")
-            unknown = "unknown to TRL" if loc[-2:-1] == ("trainer",) else "unknown key"
-            return Problem(place, "unknown_key", f"{name}: {unknown}. {suggest(key, known)}")
+            known = list(fields(loc[2]).keys() - RESERVED[loc[2]].keys())
+            return Problem(place, "unknown_key", f"{name}: unknown to TRL. {suggest(key, known)}")
         case "missing":
             return Problem(place, "missing_key", f"{name}: required key is missing")
         case "union_tag_invalid":
@@ -283,6 +286,7 @@ def _named(tree: Any, loc: tuple[Any, ...]) -> list[str]:
 
 _MODELS: dict[Any, type[BaseModel]] = {  # by the key, or the tag of a union, that a mapping stands under
     "model": schema.Model,
+    "data": schema.Data,
     "sft": schema.SftStage,
     "grpo": schema.GrpoStage,
     "lora": schema.Lora,
@@ -293,12 +297,9 @@ _MODELS: dict[Any, type[BaseModel]] = {  # by the key, or the tag of a union, th
 }
 
 
-def _known_keys(loc: tuple[Any, ...]) -> list[str]:
-    """The keys that the schema has beside the unknown one at `loc`."""
-    parent = loc[-2] if len(loc) > 1 else None
-    if parent == "trainer":
-        return list(fields(loc[2]).keys() - RESERVED[loc[2]].keys())
-    return list((Data if loc[0] == "data" else _MODELS.get(parent, Recipe)).model_fields)
+def _key(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the last key of `loc` stands under, and it; a data set's name, a word of the user's, is passed over."""
+    return (None, *(loc[:1] + loc[2:] if loc[:1] == ("data",) else loc))[-2:]
 
 
 def _with_local_paths(recipe: Recipe, folder: Path) -> Recipe:

@@ -76,6 +76,18 @@ def test_an_override_of_a_whole_mapping_is_not_looked_for_in_the_first_line(tmp_
     assert not problem.where.endswith(":1")
 
 
+@pytest.mark.parametrize("name", ["trainer", "difficulty", "evaluate", "lora", "sft", "data"])
+@pytest.mark.parametrize("key", ["typo", "on", "lowest", "highest", "output_dir"])
+def test_a_data_set_may_be_called_as_a_block_of_the_recipe(tmp_path: Path, name: str, key: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    content = RECIPE.replace("  rows: {path", f"  {name}: {{{key}: 1, path").replace("data: rows", f"data: {name}")
+    path.write_text(content)
+    with pytest.raises(RecipeError) as refused:
+        load(path, [])
+    [problem] = refused.value.problems
+    assert problem.message.startswith(f"data.{name}.{key}: unknown key. ")
+
+
 def test_a_reward_of_yours_may_have_an_argument_of_an_old_name(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def mine(completions, bound, **_):\n    return [bound] * len(completions)\n")
     path = tmp_path / "recipe.yaml"
