@@ -1,5 +1,6 @@
 """Every command that a page names starts, with the flags given there; so does every make target and script."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -100,7 +101,11 @@ TARGETS = {
 def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """make, with the environments as they are: a test installs nothing."""
     fixed = ["-o", ".venv/ready", "-o", ".venv-lmms-eval/ready", f"BIN={BIN}"]
-    return subprocess.run(["make", *fixed, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # Under `make test` this make would be that one's child: it would print its folder, and take over that one's ARGS.
+    inherited = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"}
+    alone = {name: value for name, value in os.environ.items() if name not in inherited}
+    command = ["make", *fixed, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
 
 
 def test_every_target_is_started_here_and_described_by_help() -> None:
