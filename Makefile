@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo paper-table browser image test against bench faults check lock locked clean
+.PHONY: help setup demo paper-table browser image test against bench gpu faults check lock locked clean
 .DEFAULT_GOAL := setup
 # What a target hands on to its script: make bench ARGS='--only sft', make demo ARGS=--check
 ARGS ?=
@@ -80,6 +80,11 @@ against: setup ## the quick tests with other versions: make against VERSIONS='tr
 bench: setup ## ratios against TRL's own code in one run, to bench.json: about 11 minutes on two cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(CORES) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
 	    $(BIN)/python tests/bench/run.py $(ARGS)
+
+# Needs no setup: a machine with a GPU may reach no package index, and has a torch of its own.
+LIMIT ?= 540
+gpu: ## every check that needs a GPU, the most telling first, to gpu.json: LIMIT=540 seconds in all
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/run.py --limit $(LIMIT) $(ARGS)
 
 faults: setup ## every fault that pipeline/checkpoint promises to survive, in real runs: half an hour (a sample is in make test)
 	$(BIN)/python tests/faults/run.py $(ARGS)

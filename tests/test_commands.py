@@ -88,6 +88,7 @@ TARGETS = {
     "test": "ARGS=--version",
     "bench": "ARGS=--list",
     "faults": "ARGS=--help",
+    "gpu": "ARGS=--list",
     "check": None,  # is run by .ci/run
     "locked": None,  # is run by .ci/run
     "browser": None,  # is run by .ci/run

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # started by its path: what it imports lies in the r
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -33,6 +33,7 @@ from eval.chat import ChatFormat
 from eval.data.rows import prompt
 from pipeline.rollout.trainer import RolloutTrainer
 from tests.support.families import FAMILIES, save, save_retied
+from tests.support.measures import StepEnds
 from tests.support.steps import grpo_stage
 
 PUSHES = Path(__file__).resolve().parents[1] / "support" / "pushes.py"
@@ -130,16 +131,6 @@ def _save_policy(folder: Path) -> int:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(model.num_parameters())
-
-
-class StepEnds(TrainerCallback):
-    """Notes when each optimizer step ends."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
 
 
 def _measure(backend: str, policy: str, out: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ real (tests/support/families.py) with a vocabulary of 32,768; on a GPU they are 
 
 import tempfile
 import time
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.recipe.schema import SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
 from rewards.response import render
 from tests.support.families import FAMILIES
+from tests.support.measures import peak_bytes
 
 Kind = Literal["text", "vlm"]
 FAMILY = {"text": "llama", "vlm": "qwen2_5_vl"}
@@ -139,24 +141,9 @@ def _rows(kind: Kind, chat: ChatFormat, tokens: int) -> Dataset:
 
 
 def _memory(kind: Kind, tokens: int) -> dict[str, Any]:
-    trl, ours = (_peak(_trainer(who, kind, tokens)) for who in ("trl", "ours"))
+    trl, ours = (peak_bytes(partial(_step, _trainer(who, kind, tokens))) for who in ("trl", "ours"))
     detail = f"{_setting(kind, tokens)}; TRL {trl:,} bytes, ours {ours:,}"
     return {"name": "scale_peak_memory_ratio", "value": round(ours / trl, 5), "unit": "ratio", "detail": detail}
-
-
-def _peak(trainer: Any) -> int:
-    """Bytes of tensors that a second step holds at its peak beyond what it began with, counted, not sampled."""
-    _step(trainer)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        _step(trainer)
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        _step(trainer)
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return int(np.cumsum([event.nbytes() for event in events]).max())
 
 
 def _setting(kind: Kind, tokens: int) -> str:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tests.faults import inject
 from tests.faults.inject import Injector, Moment
-from tests.faults.runs import Rank, Run, differences, fingerprint, write_recipe
+from tests.faults.runs import Rank, Run, differences, fingerprint, logged_step, write_recipe
 
 IDENTICAL, REFUSED, DIVERGED, LOST, HUNG = "resumed_identical", "refused_clearly", "diverged", "lost", "hung"
 SAVE_STEPS = 2
@@ -246,8 +246,7 @@ def _logged(run: Run, stage: str | None) -> int | None:
     """The last step in the stage's metrics, if it is not complete."""
     if stage is None or (run.root / stage / "COMPLETE").exists() or not (run.root / stage / "metrics.jsonl").exists():
         return None
-    lines = (run.root / stage / "metrics.jsonl").read_text().splitlines()
-    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+    return logged_step(run.root, stage)
 
 
 def _mount(folder: Path) -> str:

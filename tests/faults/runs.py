@@ -117,6 +117,7 @@ class Run:
     folder: Path
     arguments: list[str] = field(default_factory=list)
     ranks: int = 1
+    patience: float = HANG_S  # seconds in which one of the run's processes must have ended
 
     @property
     def root(self) -> Path:
@@ -132,7 +133,7 @@ class Run:
         `fault` is called in each fork; `meanwhile`, again and again, in this process.
 
         Raises:
-            TimeoutError: no rank has ended for `HANG_S`.
+            TimeoutError: no rank has ended for `patience` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         everyone = [Rank(self._environment(rank)) for rank in range(self.ranks)]
@@ -152,9 +153,9 @@ class Run:
                         rank.code = code
                         if code:  # as a launcher does, which gives up when one of its ranks has failed
                             self._end([other for other in everyone if other.code is None], signal.SIGTERM)
-            if time.monotonic() - last > HANG_S:
+            if time.monotonic() - last > self.patience:
                 self._end([rank for rank in everyone if rank.code is None], signal.SIGKILL)
-                raise TimeoutError(f"no process ended for {HANG_S:g} s: {self.log[-2000:]}")
+                raise TimeoutError(f"no process ended for {self.patience:g} s: {self.log[-2000:]}")
             if meanwhile is not None:
                 meanwhile(everyone)
             time.sleep(0.01)
@@ -234,3 +235,10 @@ def fingerprint(root: Path) -> dict[str, Any]:
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The parts in which two fingerprints differ."""
     return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+def logged_step(root: Path, stage: str) -> int:
+    """The last step in a stage's metrics; 0 before the first."""
+    path = root / stage / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines and lines[-1].endswith("}") else 0

@@ -15,38 +15,18 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from eval.chat import ChatFormat
-from pipeline.check.memory import checkpoint_bytes, memory, model_sizes, skeleton
-from pipeline.launch import layers_to_shard
+from pipeline.check.memory import checkpoint_bytes, memory, model_sizes
 from pipeline.recipe.schema import Recipe
-from tests.support.inputs import ROOT, launched_with
-from tests.support.steps import difference, load, reference, torchrun_steps
+from tests.support.inputs import ROOT, cut_by
+from tests.support.steps import difference, load, torchrun_steps, two_ranks, with_layers
 
 pytestmark = pytest.mark.slow
 on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="tells accelerate that CPUs are its devices")
 
-STEPS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]] * 2
-
 
 @pytest.fixture
 def cut(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of a launch file, by name. ZeRO-3 keeps no weight whole, small as it is."""
-    environment = launched_with(ROOT / "recipes" / "accelerate" / f"{request.param}.yaml")
-    if request.param == "zero3":
-        zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
-        batch = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-        settings = {"zero_optimization": zero, **dict.fromkeys((*batch, "gradient_clipping"), "auto")}
-        (tmp_path / "zero3.json").write_text(json.dumps({**settings, "bf16": {"enabled": "auto"}}))
-        environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(tmp_path / "zero3.json")
-    return environment
-
-
-def _of(cut: dict[str, str], folder: str) -> dict[str, str]:
-    """As a stage's process completes the environment."""
-    return {
-        **cut,
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": ",".join(layers_to_shard(skeleton(AutoConfig.from_pretrained(folder)))),
-    }
+    return cut_by(request.param, tmp_path)
 
 
 @on_cpus
@@ -64,24 +44,9 @@ def _of(cut: dict[str, str], folder: str) -> dict[str, str]:
 def test_sharded_ranks_take_the_steps_of_the_definition(
     small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str], family: str, batch: int
 ) -> None:
-    _check_steps(str(small(family)), tmp_path / "out", cut, batch, limit=1e-6)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize("cut", ["fsdp2", "zero2", "zero3"], indirect=True)
-def test_two_gpus_take_the_same_steps(small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str]) -> None:
-    """Over NCCL, as accelerate sets it up."""
-    _check_steps(str(small("llava_next")), tmp_path / "out", cut, 2, limit=1e-4)
-
-
-def _check_steps(folder: str, out: Path, cut: dict[str, str], batch: int, limit: float) -> None:
-    facts = torchrun_steps(folder, out, batch, 2 // batch, cut=_of(cut, folder))
-    assert facts["weight"] == ("DTensor" if "FSDP_VERSION" in cut else "Parameter")
-    model = load(folder, torch.float64)
-    losses = reference(model, ChatFormat(folder), STEPS if batch == 2 else [*STEPS[:2], [8, 9]] * 2)
-    assert [line["loss"] for line in facts["log"] if "loss" in line] == pytest.approx(losses, abs=1e-4)
-    assert difference(load(str(out / "model"), torch.float32), model) <= limit
+    weights, losses = two_ranks(str(small(family)), tmp_path / "out", cut, batch)
+    assert weights <= 1e-6
+    assert losses <= 1e-4
 
 
 @on_cpus
@@ -90,7 +55,7 @@ def test_a_killed_sharded_run_goes_on_to_the_same_bits_and_takes_the_memory_that
     small: Callable[[str], Path], tmp_path: Path, cut: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(small("llava_next"))
-    cut = _of(cut, folder)
+    cut = with_layers(cut, folder)
     whole = torchrun_steps(folder, tmp_path / "whole", 2, 1, kill=0, cut=cut)
     torchrun_steps(folder, tmp_path / "killed", 2, 1, kill=4, cut=cut, code=1)
     resumed = torchrun_steps(folder, tmp_path / "killed", 2, 1, kill=0, cut=cut)

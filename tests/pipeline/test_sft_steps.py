@@ -226,21 +226,6 @@ def test_bfloat16_autocast_stays_near_the_definition(
     assert difference(whole.model, load(folder, torch.float32)) > 5e-2  # it has moved by much more than that
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch", [4, 1])
-def test_a_gpu_takes_the_same_steps(
-    small: Callable[[str], Path], expected: Callable[..., Any], tmp_path: Path, family: str, batch: int
-) -> None:
-    """There the fused head is a Triton kernel."""
-    trained = trainer(str(small(family)), ChatFormat(str(small(family))), tmp_path, batch, 4 // batch, use_cpu=False)
-    trained.train()
-    assert trained.model.device.type == "cuda"
-    trained.model.cpu()
-    _check(trained, expected(family, "short"), limit=1e-4)
-
-
 def test_untrained_tokens_and_a_segment_of_weight_zero_get_no_gradient(
     small: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -37,6 +37,18 @@ def launched_with(path: Path) -> dict[str, str]:
     return {name: value for name, value in made.items() if "FSDP" in name or "DEEPSPEED" in name}
 
 
+def cut_by(name: str, scratch: Path) -> dict[str, str]:
+    """The environment of the launch file `name`. ZeRO-3 keeps no weight whole, small as it is."""
+    environment = launched_with(ROOT / "recipes" / "accelerate" / f"{name}.yaml")
+    if name == "zero3":
+        zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+        batch = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+        settings = {"zero_optimization": zero, **dict.fromkeys((*batch, "gradient_clipping"), "auto")}
+        (scratch / "zero3.json").write_text(json.dumps({**settings, "bf16": {"enabled": "auto"}}))
+        environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(scratch / "zero3.json")
+    return environment
+
+
 def launch_under(
     monkeypatch: pytest.MonkeyPatch, name: str, folder: Path = ROOT / "recipes" / "accelerate"
 ) -> dict[str, str]:

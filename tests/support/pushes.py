@@ -11,18 +11,22 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
 if __name__ == "__main__":  # started by its path: what it imports lies in the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
+
+if not torch.cuda.is_available():
+    os.environ |= {"TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
 from datasets import Dataset
 from PIL import Image
 from transformers import PrinterCallback
@@ -93,7 +97,7 @@ def trainer(case: Case, out: Path) -> RolloutTrainer:
         "logging_steps": 1,
         "disable_tqdm": True,
         "gradient_checkpointing": False,
-        "model_init_kwargs": {"dtype": case.dtype},
+        "model_init_kwargs": {"dtype": case.dtype if case.lora else "float32"},  # as the pipeline has it
         "generation_kwargs": sampling_settings({}, vision_token_ids(chat.config), True),
         **(case.settings or {}),
     }
@@ -134,7 +138,7 @@ def _gap(of: RolloutTrainer, text: str, images: list[Image.Image]) -> float:
     model = of.model
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=of.args.bf16):
         logits = model(**inputs.to(model.device)).logits[0, -1].float()
     model.train(was_training)
     expected = logits.log_softmax(dim=-1)
@@ -147,15 +151,22 @@ def _tell(line: dict[str, Any]) -> None:
     print(json.dumps(line) + "\n", end="", flush=True)
 
 
-def run(case: Case) -> None:
-    """Train the case; what goes wrong is printed, like what is found."""
+def run(case: Case, tell: Callable[[dict[str, Any]], None] = _tell) -> None:
+    """Train the case; `tell` gets what is found, and what goes wrong."""
     try:
-        _run(case)
+        _run(case, tell)
     except Exception as error:
-        _tell({"case": case.name, "error": f"{type(error).__name__}: {error}"})
+        tell({"case": case.name, "error": f"{type(error).__name__}: {error}"})
 
 
-def _run(case: Case) -> None:
+def lines(case: Case) -> list[dict[str, Any]]:
+    """What `run` tells."""
+    told: list[dict[str, Any]] = []
+    run(case, told.append)
+    return told
+
+
+def _run(case: Case, tell: Callable[[dict[str, Any]], None]) -> None:
     """Train for a few steps, with the engine looked at before and after each push."""
     os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)  # the other child's is another one
     with tempfile.TemporaryDirectory() as out:
@@ -165,19 +176,29 @@ def _run(case: Case) -> None:
         def watched() -> None:
             before = gap(trained)
             push()
-            line = {"case": case.name, "step": trained.state.global_step, "before": before, "after": gap(trained)}
-            _tell(line)
+            tell({"case": case.name, "step": trained.state.global_step, "before": before, "after": gap(trained)})
 
         if generation.enable_sleep_mode:  # it answers nothing between generations: what the trainer measured
             trained.train()
             for line in trained.state.log_history[:-1]:
-                _tell({"case": case.name, "step": line["step"], "after": line[DIFFERENCE]})
+                tell({"case": case.name, "step": line["step"], "after": line[DIFFERENCE]})
+            tell({"case": case.name, "step": "slept at level 1", "after": _after_a_nap(trained)})
         else:
             generation.sync_weights = watched
             trained.train()
             generation.sync_weights()
         if case.save:
             save_model(trained, Path(case.save), case.dtype, rollouts="vllm")
+
+
+def _after_a_nap(of: RolloutTrainer) -> float:
+    """The gap when the engine, pushed to, has slept at level 1, which keeps its weights in main memory."""
+    of.vllm_generation.sync_weights()
+    engine = of.vllm_generation.llm
+    engine.wake_up(tags=["kv_cache"])
+    engine.sleep(level=1)
+    engine.wake_up()
+    return gap(of)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ def _with_fsdp(self: AcceleratorState, *arguments: Any, fsdp_plugin: Any = None,
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.FSDP
         self.fsdp_plugin = fsdp_plugin or self.fsdp_plugin  # a later call only looks at the state
+        if fsdp_plugin is not None and self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
 
 
 def shard_on_cpus() -> None:

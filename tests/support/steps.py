@@ -19,11 +19,13 @@ if __name__ == "__main__":  # started by its path: what it imports lies in the r
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, TrainerCallback
 from trl import SFTConfig
 
 from eval.chat import ChatFormat
 from eval.data.rows import prompt
+from pipeline.check.memory import skeleton
+from pipeline.launch import layers_to_shard
 from pipeline.recipe.schema import GrpoStage, Loss, Reward, SegmentLoss, ThinkWeight
 from pipeline.sft import SegmentTrainer
 from rewards.response import render
@@ -215,6 +217,26 @@ def torchrun_steps(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == code, done.stderr[-3000:]
     return json.loads((out / "facts.json").read_text()) if code == 0 else {}
+
+
+TWO_RANKS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]] * 2  # of two rows each, two epochs of ten
+
+
+def with_layers(cut: dict[str, str], folder: str) -> dict[str, str]:
+    """The environment of a launch file, as a stage's process completes it for the model in `folder`."""
+    layers = layers_to_shard(skeleton(AutoConfig.from_pretrained(folder)))
+    return {**cut, "FSDP_TRANSFORMER_CLS_TO_WRAP": ",".join(layers)}
+
+
+def two_ranks(folder: str, out: Path, cut: dict[str, str], batch: int = 2) -> tuple[float, float]:
+    """The largest difference of a weight, and of a loss, between two ranks cut by `cut` and the definition."""
+    facts = torchrun_steps(folder, out, batch, 2 // batch, cut=with_layers(cut, folder))
+    assert facts["weight"] == ("DTensor" if "FSDP_VERSION" in cut else "Parameter")
+    model = load(folder, torch.float64)
+    losses = reference(model, ChatFormat(folder), TWO_RANKS if batch == 2 else [*TWO_RANKS[:2], [8, 9]] * 2)
+    logged = [line["loss"] for line in facts["log"] if "loss" in line]
+    apart = max(abs(one - other) for one, other in zip(logged, losses, strict=True))
+    return difference(load(str(out / "model"), torch.float32), model), apart
 
 
 class _Killed(TrainerCallback):

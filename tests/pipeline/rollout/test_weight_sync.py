@@ -121,17 +121,6 @@ def test_stale_weights_stop_the_run_before_a_step_is_taken(found: dict[str, list
     assert stopped["error"].startswith("RolloutError: step 0: the rollout engine's log-probabilities differ from")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_an_engine_that_sleeps_wakes_up_with_the_trainers_weights(small: Callable[[str], Path]) -> None:
-    """Sleeping throws its weights away; each generation pushes them again."""
-    asleep = {"vllm_enable_sleep_mode": True}
-    cases = [Case(name, str(small(name)), settings=asleep) for name in ("qwen3", "qwen2_5_vl")]
-    for name, lines in pushes(*cases).items():
-        assert not any("error" in line for line in lines), (name, lines)
-        assert max(line["after"] for line in lines) < STALE
-
-
 def test_a_push_leaves_the_base_below_an_adapter_as_it_is(small: Callable[[str], Path]) -> None:
     """In bfloat16, adding the update to the base and taking it off again rounds the base, push by push."""
     torch.manual_seed(0)
