@@ -42,7 +42,8 @@ def test_a_check_finds_nothing_wrong(tmp_path: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which all packages can be imported but ours, as on a machine where it is not installed."""
-    packages = tmp_path_factory.mktemp("packages")
+    packages = tmp_path_factory.mktemp("packages") / "site-packages"  # dill looks for that name
+    packages.mkdir()
     for path in Path(torch.__file__).parents[1].iterdir():
         if "balanced_thinking" not in path.name and path.suffix != ".pth":
             (packages / path.name).symlink_to(path)
@@ -84,31 +85,29 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith("sees no CUDA device; --rehearse runs what a CPU can")
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_into_the_limit_is_named(tmp_path: Path) -> None:
-    done = _run(tmp_path, "--rehearse", "--limit", "2", "--only", "demo", "--only", "sft_steps")
+    done = _run(tmp_path, "--rehearse", "--limit", "0", "--only", "demo", "--only", "sft_steps")
     assert done.returncode == 0
     rows = _rows(tmp_path)
     assert [row["name"] for row in rows] == ["machine", "sft_steps", "demo"]
     assert {row["value"] for row in rows} == {None}
-    assert re.fullmatch(r"left out: takes about 40 s, and [012] of 2 s are left", rows[1]["detail"])
+    assert re.fullmatch(r"left out: takes about 40 s, and 0 of 0 s are left", rows[1]["detail"])
 
 
 @pytest.mark.slow
 def test_the_runner_survives_its_checks(tmp_path: Path) -> None:
     runner = Runner(tmp_path, tmp_path / "logs", tiny=True)
     report = Report(tmp_path / "gpu.json")
-    known = {*psutil.pids()}
     for name in ("raises", "dies", "hangs", "finds_a_fault", "writes"):
         begun = time.monotonic()
-        runner.run(Check(name, "tests.support.misbehaving", name, 1, 20), 20, report)
-        assert time.monotonic() - begun < 30
+        runner.run(Check(name, "tests.support.misbehaving", name, 1, 20), 8 if name == "hangs" else 60, report)
+        assert time.monotonic() - begun < 60
     rows = {row["name"]: row for row in _rows(tmp_path)}
     assert rows["raises.first"]["value"] == 1
     assert rows["raises"]["detail"] == "WRONG: it ended with 1; ValueError: no such kernel"
     assert rows["dies"]["detail"].startswith("WRONG: it ended with -6; ")
-    assert rows["hangs"]["detail"] == "WRONG: it took too long; ended after 20 s"
-    assert not psutil.pid_exists(rows["hangs.child"]["value"])
+    assert rows["hangs"]["detail"] == "WRONG: it took too long; ended after 8 s"
+    assert not _runs(rows["hangs.child"]["value"])
     assert rows["finds_a_fault"] == {
         "name": "finds_a_fault",
         "value": 3.0,
@@ -118,8 +117,10 @@ def test_the_runner_survives_its_checks(tmp_path: Path) -> None:
     assert report.wrong
     assert rows["writes"]["value"] == 1
     assert "no such kernel" in (tmp_path / "logs" / "raises.txt").read_text()
-    left = [psutil.Process(pid) for pid in {*psutil.pids()} - known]
-    assert [each.name() for each in left if "sleep" in " ".join(each.cmdline())] == []
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_sizes_are_those_of_the_published_models() -> None:

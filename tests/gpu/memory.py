@@ -39,7 +39,7 @@ def exec_frees_gpu(setting: Setting) -> Iterator[Finding]:
         "exec_frees_gpu",
         rounded(lost),
         "GB",
-        f"{what}: {held:.1f} GB were held before exec with a {facts['backend']} group of one; "
+        f"{what}: {held:.1f} GB were held before exec with a group of one over {facts['backend']}; "
         f"{facts['first'] / 1e9:.2f} GB of them are missing when the next process looks, {lost:.2f} GB "
         f"{facts['waited']:.1f} s later",
         wrong=f"more than {LEFT / 1e9} GB do not come back" if facts["lost"] > LEFT else "",
@@ -70,7 +70,7 @@ def _hold() -> None:
     block = torch.zeros(size, dtype=torch.uint8, device=state.device)
     torch.distributed.all_reduce(block[:8])
     assert launch.processes() == 1
-    facts = {"before": before, "held": used_bytes() - before, "backend": state.backend}
+    facts = {"before": before, "held": used_bytes() - before, "backend": torch.distributed.get_backend_config()}
     stages._exec_next({**environment, FOUND: json.dumps(facts)})
 
 

@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ CHECKS = (
     Check("fsdp2_policy", "tests.gpu.precision", "fsdp2_policy", 10, 60, needs=TRL),
     Check("reference_peak", "tests.gpu.memory", "reference_peak", 15, 60, needs=TRL),
     Check("sft_steps", "tests.gpu.steps", "sft_steps", 40, 120, needs=(*TRL, "peft")),
-    Check("resume_bits", "tests.gpu.stops", "resume_bits", 30, 120, needs=TRL),
+    Check("resume_bits", "tests.gpu.stops", "resume_bits", 30, 120, needs=(*TRL, "plotly")),
     Check("vision_windows", "tests.gpu.vision", "vision_windows", 20, 90),
     Check("log_prob_spread", "tests.gpu.precision", "log_prob_spread", 10, 60, needs=TRL),
     Check("sigterm", "tests.gpu.stops", "sigterm", 20, 90, needs=TRL),
@@ -142,8 +141,6 @@ class Runner:
         os.environ |= _environment(tiny)
         self.context: Any = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
-        with _stderr_into(logs / "imports.txt"):
-            forkserver.ensure_running()
 
     def run(self, check: Check, limit: float, report: Report) -> str:
         """How it ended; its findings are in the report."""
@@ -152,7 +149,8 @@ class Runner:
         found, log = folder / "findings", self.logs / f"{check.name}.txt"
         setting = Setting(folder / "work", self.work / "shared", self.tiny)
         process = self.context.Process(target=_child, args=(check, setting, found, log))
-        process.start()
+        with _stderr_into(self.logs / "imports.txt"):  # of the server, which the first process starts
+            process.start()
         deadline, read = time.monotonic() + limit, 0
         while process.is_alive() and time.monotonic() < deadline:
             read = self._read(found, read, report)

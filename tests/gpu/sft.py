@@ -50,7 +50,7 @@ def lora(setting: Setting) -> Iterator[Finding]:
         who: _measured(model, tokenizer, setting, who, 2, False, 64 if setting.tiny else 4096, 0)
         for who in ("ours", "trl")
     }
-    for finding in _findings("lora_7b", base, found, 2, 0):
+    for finding in _findings("lora_7b.2_rows", base, found, 2, 0):
         share = f"; {finding.value / NEMO:.2f} of NeMo AutoModel's published {NEMO:,}" if finding.value else ""
         yield Finding(finding.name, finding.value, finding.unit, f"{finding.detail}{share}")
 

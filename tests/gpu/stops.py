@@ -82,7 +82,9 @@ def _twice(
         _killed(run, stage, step)
     _complete(run)
     found = differences(fingerprint(whole.root), fingerprint(run.root))
-    resumed = [Path(line.split()[2]).name for line in run.log.splitlines() if line.startswith("resuming from ")]
+    resumed = [
+        Path(line.split()[2].rstrip(":")).name for line in run.log.splitlines() if line.startswith("resuming from ")
+    ]
     if len(resumed) < len(kills):
         raise RuntimeError(f"resumed {len(resumed)} times after {len(kills)} kills: {run.log[-3000:]}")
     detail = f"{what}; killed in {' and '.join(kills)}, resumed from {' and '.join(resumed)}; {seconds:.0f} s "
