@@ -1,12 +1,17 @@
-"""The formats that data comes in: one function each, from a row of the data to the canonical row (`eval.data.rows`)."""
+"""The formats that data comes in: one function each, from a row of the data to the parts of a canonical row.
+
+What every format shares is done after it, in `canonical`: images and their marks, options, references, responses.
+"""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 from eval.data.images import BadRow
-from rewards.response import Response, parse
+from eval.data.options import AnswerIs, chosen, letter, options, reference
+from eval.data.turns import MARK, Tags, content, final_answer, last_box, one_exchange, response, turns
 
 Values = Mapping[str, Any]
 Row = dict[str, Any]
@@ -14,8 +19,21 @@ Reader = Callable[[Values], Row]
 
 READERS: dict[str, Reader] = {}  # by the name of the format, which is the function's
 REQUIRED: dict[str, tuple[str, ...]] = {}  # the columns that each format needs, of every `|` one
+# What every format reads where a row has it.
+SHARED = {"id", "image", "images", "think", "kind", "choices"}
 # Columns that the canonical row replaces; others stay beside it, for rewards that read them.
-REPLACED = {"id", "question", "problem", "image", "images", "answer", "answers", "think", "kind", "choices"}
+REPLACED = SHARED | {"question", "problem", "answer", "answers"}
+EXPLICIT = {"response"}  # read only where `columns` names it: elsewhere a column of that name is a model's
+NAMES: dict[str, set[str]] = {}  # of the columns that a format knows, which `columns` may name
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recipe or a task says of how its rows are read."""
+
+    format: str
+    tags: Tags | None = None
+    answer_is: AnswerIs | None = None
 
 
 def reads(*needed: str, also: str = "") -> Callable[[Reader], Reader]:
@@ -28,92 +46,111 @@ def reads(*needed: str, also: str = "") -> Callable[[Reader], Reader]:
 
     def register(reader: Reader) -> Reader:
         READERS[reader.__name__], REQUIRED[reader.__name__] = reader, needed
+        NAMES[reader.__name__] = {*"|".join(needed).split("|"), *also.split()} | SHARED
         REPLACED.update(also.split())
         return reader
 
     return register
 
 
-def canonical(format: str, values: Values, index: int) -> Row:
-    """One row: `id`, `question`, `images` (as named in the data), `answer`, `think`, `kind`, `choices`.
+def canonical(how: Reading, values: Values, index: int) -> Row:
+    """One row: `id`, `question`, `images` (as named in the data), `answer`, `think`, `kind`, `choices`, `notes`.
 
     Raises:
         BadRow: it lacks something, or says what its format cannot.
     """
     row: Row = {
-        "id": str(_first(values, "id", "question_id", "unique_id", otherwise=index)),
+        "id": str(_first(values, "id", "question_id", "unique_id", "uuid", "pid", otherwise=index)),
         "images": _image_list(values),
+        **{"think": values.get("think"), "kind": values.get("kind"), "choices": None, "notes": []},
     }
-    row |= {"think": None, "kind": None, "choices": None} | READERS[format](values)
-    if not isinstance(row["question"], str) or not row["question"].strip():
-        raise BadRow("empty_question", "the question is empty")
+    row |= READERS[how.format](values)
+    if (said := row.pop("response", None)) is not None:
+        read = response(said, how.tags)
+        row |= {**read, "notes": [*row["notes"], *read.get("notes", [])]}
+    row["question"], row["images"] = _placed(row["question"], row["images"])
     for name in ("think", "kind"):
         if not isinstance(row[name], str | None):
-            raise BadRow("row_shape", f"{name} is {row[name]!r:.80}, not text")
-    if not all(isinstance(choice, str | int | float) for choice in row["choices"] or []):
-        raise BadRow("row_shape", f"choices are {row['choices']!r:.80}, not texts")
-    row["choices"] = [str(choice) for choice in row["choices"]] if row["choices"] else None
-    return row
+            raise BadRow("row_shape", f"{name} is {row[name]!r:.60}, not text")
+    return row | _answered(row, how)
 
 
-@reads("question|problem", "answer")
-def rows(values: Values) -> Row:
-    """The canonical form itself; all but `question` and `answer` may be absent. geometry3k says `problem`."""
-    choices, answer = values.get("choices") or None, _text(values.get("answer"))
-    if choices and re.fullmatch(r"[A-Z]", answer) and answer not in choices:
-        _letter(ord(answer) - ord("A"), choices)
+def _answered(row: Row, how: Reading) -> Row:
+    """The options in the question, and the answer as the one that it names."""
+    texts, labels = options(row["choices"])
+    if texts is None:
+        if how.answer_is == "index":
+            raise BadRow("choice_range", "the answer is an index, and the row has no options")
+        return {"answer": reference(row["answer"]), "choices": None}
+    texts = [_without_numbers(text) for text in texts]
+    answer = reference(row["answer"])
+    lettered = "\n".join([row["question"], *_lettered(texts)])
     return {
-        "question": _with_options(_first(values, "question", "problem", otherwise=""), choices),
-        "think": values.get("think"),
-        "answer": answer,
-        "kind": values.get("kind"),
-        "choices": choices,
+        "question": lettered,
+        "answer": chosen(answer, texts, labels, how.answer_is) if answer else "",
+        "choices": texts,
     }
 
 
-@reads("messages|prompt", also="messages prompt completion")
+@reads("question|problem", "answer|response", also="response")
+def rows(values: Values) -> Row:
+    """The canonical form itself; all but `question` and `answer` may be absent. geometry3k says `problem`.
+
+    A column `response` has think trace and answer in one text. Options are lettered below the question.
+    """
+    row: Row = {
+        "question": _first(values, "question", "problem", otherwise=""),
+        "answer": values.get("answer"),
+        "choices": values.get("choices"),
+    }
+    said = values.get("response")
+    return row if said is None else row | {"response": _text(said)}
+
+
+@reads("messages|prompt|conversations", also="messages prompt conversations completion answer")
 def messages(values: Values) -> Row:
-    """TRL's conversational rows: `messages`, or `prompt` and `completion`; for RL a `prompt` beside an `answer`.
+    """Conversations: TRL's `messages`, or `prompt` and `completion`; ShareGPT's; for RL a `prompt` beside an `answer`.
 
     One question and one response; a system message makes room for the grammar's own.
     """
-    turns = [*_turns(values.get("prompt"), "user"), *_turns(values.get("completion"), "assistant")]
-    turns = turns or _turns(values.get("messages"), "user")
-    roles = [turn["role"] for turn in turns if turn["role"] != "system"]
-    if roles not in (["user"], ["user", "assistant"]):
-        raise BadRow("turns", f"the turns are {', '.join(roles) or 'none'}; one user's and one assistant's are read")
-    by_role = {turn["role"]: turn for turn in turns}
-    row: Row = {"question": _without_markers(_content(by_role["user"])), "answer": _text(values.get("answer"))}
-    if reply := by_role.get("assistant"):
-        thought = reply.get("thinking") or reply.get("reasoning_content")
-        if thought:
-            return row | {"think": thought, "answer": _content(reply).strip()}
-        row |= _response(_content(reply))
-    return row
+    conversation = [*turns(values.get("prompt"), "user"), *turns(values.get("completion"), "assistant")]
+    for name in ("messages", "conversations"):
+        conversation = conversation or turns(values.get(name), "user")
+    system, asked, reply = one_exchange(conversation)
+    question, held = content(asked)
+    row: Row = {"question": question, "answer": values.get("answer"), "notes": ["system_prompt"] if system else []}
+    if held:
+        row["images"] = _either(held, _image_list(values))
+    if reply is None:
+        return row
+    said, _ = content(reply)
+    if thought := reply.get("thinking") or reply.get("reasoning_content"):
+        return row | {"think": thought, "answer": said.strip()}
+    return row | {"response": said}
 
 
 @reads("conversations", also="conversations")
 def vision_r1(values: Values) -> Row:
     """Osilly/Vision-R1-cold: both of its files, with their different roles and image columns.
 
-    The question's `<image>` marker and the answer's "Final Answer:" forms are removed.
+    The answer's "Final Answer:" forms are removed.
     """
-    turns = {turn["from"]: turn["value"] for turn in values["conversations"]}
-    row = _response(_text(_first(turns, "assistant", "gpt", otherwise="")))
-    row["answer"] = _final_answer(row["answer"])
-    return row | {"question": _without_markers(_text(_first(turns, "user", "human", otherwise="")))}
+    system, asked, reply = one_exchange(turns(values["conversations"], "user"))
+    row = response(content(reply or {})[0])
+    row["answer"] = final_answer(row["answer"])
+    notes = [*row.get("notes", []), *(["system_prompt"] if system else [])]
+    return row | {"question": content(asked)[0], "notes": notes}
 
 
 @reads("question", "choices", "answer", also="hint")
 def scienceqa(values: Values) -> Row:
     """lmms-lab's ScienceQA: the hint as context, lettered options, the answer's index as its letter."""
     context = f"Context: {values['hint']}\n" if values.get("hint") else ""
-    choices = values["choices"]
     return {
-        "question": context + _with_options(values["question"], choices),
-        "answer": _letter(values["answer"], choices),
+        "question": context + values["question"],
+        "answer": letter(values["answer"], values["choices"]),
         "kind": "choice",
-        "choices": choices,
+        "choices": values["choices"],
     }
 
 
@@ -129,7 +166,7 @@ def iconqa(values: Values) -> Row:
         case "fill_in_blank":
             return {"question": values["question"], "images": images, "answer": answer}
         case "choose_txt":
-            choices = _options(values.get("choices"), answer)
+            choices = _by_commas(values.get("choices"), answer)
         case "choose_img":
             pictures = [values.get(name) for name in _CHOICE_IMAGES]
             shown = [picture for picture in pictures if picture]
@@ -137,12 +174,12 @@ def iconqa(values: Values) -> Row:
             images = [*images, *shown]
             answer = re.sub(r"^choice_(\d+)\.\w+$", r"\1", answer)
         case other:
-            raise BadRow("question_type", f"ques_type {other!r:.80}; known: choose_txt, choose_img, fill_in_blank")
+            raise BadRow("question_type", f"ques_type {other!r:.60}; known: choose_txt, choose_img, fill_in_blank")
     index = choices.index(answer) if answer in choices else int(answer) if answer.isdecimal() else -1
     return {
-        "question": _with_options(values["question"], choices),
+        "question": values["question"],
         "images": images,
-        "answer": _letter(index, choices),
+        "answer": letter(index, choices),
         "kind": "choice",
         "choices": choices,
     }
@@ -158,11 +195,14 @@ def gsm8k(values: Values) -> Row:
     return {"question": values["question"], "think": thought, "answer": answer.strip(), "kind": "number"}
 
 
-@reads("problem", "solution")
+@reads("problem", "solution", also="answer")
 def math(values: Values) -> Row:
     """MATH and MATH-500: a solution whose last `\\boxed{}` is the answer; MATH-500 has it in a column too."""
     solution = _text(values["solution"])
-    answer = _text(values.get("answer")) or _last_box(solution)
+    answer = _text(values.get("answer")) or last_box(solution)
+    if answer is None:
+        why = "has no \\boxed{} that closes" if "\\boxed{" in solution else "has no \\boxed{}"
+        raise BadRow("no_final_answer", f"the solution {why}")
     return {"question": values["problem"], "think": solution, "answer": answer}
 
 
@@ -183,29 +223,11 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _image_list(values: Values) -> list[Any]:
-    """The images of a row that has several under `images`, one under `image`, or none."""
-    images = values.get("images") or values.get("image") or []
-    return images if isinstance(images, list) else [images]
+def _lettered(texts: list[str]) -> list[str]:
+    return [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, texts, strict=False)]
 
 
-def _without_markers(question: str) -> str:
-    """The question without `<image>`: a prompt's images stand before its text, put there by the chat template."""
-    return question.replace("<image>", "").strip()
-
-
-def _with_options(question: Any, choices: list[str] | None) -> str:
-    options = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices or [], strict=False)]
-    return "\n".join([_without_markers(_text(question)), *options])
-
-
-def _letter(index: Any, choices: list[str]) -> str:
-    if not isinstance(index, int) or not 0 <= index < min(len(choices), 26):
-        raise BadRow("choice_range", f"the answer {index!r:.80} is no index of its {len(choices)} choices")
-    return ascii_uppercase[index]
-
-
-def _options(choices: Any, answer: str) -> list[str]:
+def _by_commas(choices: Any, answer: str) -> list[str]:
     """IconQA writes its options in one string with commas, which may be inside numbers too (`1,000,2,000`)."""
     if not isinstance(choices, str):
         return [str(choice) for choice in choices or []]
@@ -213,53 +235,58 @@ def _options(choices: Any, answer: str) -> list[str]:
     return by_comma if answer in by_comma else re.split(r",\s*(?!\d{3}(?:,|$))", choices)
 
 
-def _last_box(text: str) -> str:
-    """What stands in the last `\\boxed{}`, to the brace that closes it."""
-    _, mark, rest = text.rpartition("\\boxed{")
-    depth = 1
-    for index, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return rest[:index]
-    raise BadRow(
-        "no_final_answer", "the solution has no \\boxed{} that closes" if mark else "the solution has no \\boxed{}"
-    )
+# --- images and their marks -------------------------------------------------------------------------------------------
+
+_NUMBERED = re.compile(r"<image[ _]?(\d+)>")  # MMMU's
+_NAMED = re.compile(r"<img>(.*?)</img>", re.DOTALL)  # Qwen-VL's
+_COLUMN = re.compile(r"image_(\d+)")
 
 
-def _turns(value: Any, role: str) -> list[Row]:
-    """A conversation; plain text is one turn of it."""
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    turns = list(value or [])
-    if not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in turns):
-        raise BadRow("turns", "a message has a role and a content")
-    return turns
+def _image_list(values: Values) -> list[Any]:
+    """The images of a row under `images`, under `image`, or under `image_1`, `image_2` ...; none if there are none."""
+    images = values.get("images") or values.get("image") or []
+    if not images and not isinstance(images, bytes):
+        numbered = [(int(match[1]), name) for name in values if (match := _COLUMN.fullmatch(name))]
+        images = [values[name] for _, name in sorted(numbered) if values[name]]
+    return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _content(turn: Row) -> str:
-    """The text of a message, which may be in parts; images among them stand in the row's `images`."""
-    content = turn.get("content")
-    if isinstance(content, list):
-        content = "".join(_text(part.get("text")) for part in content)
-    return _text(content)
+def _either(held: list[Any], listed: list[Any]) -> list[Any]:
+    """The images that the parts of a message hold, or a column does."""
+    if listed and len(listed) != len(held):
+        raise BadRow(
+            "image_marks", f"its messages hold {len(held)} images, and its column {len(listed)}; name one of both"
+        )
+    return listed or held
 
 
-def _response(text: str) -> Row:
-    response = parse(text)
-    if not isinstance(response, Response):
-        raise BadRow(response.reason, f"the response is malformed: {response.reason}")
-    return {"think": response.think, "answer": response.answer}
+def _placed(question: Any, images: list[Any]) -> tuple[str, list[Any]]:
+    """The question without the marks of its images, and the images: a prompt's stand before its text, in their order.
+
+    Numbered marks become words, since a text speaks of several images by them.
+
+    Raises:
+        BadRow: there are more marks than images or fewer, or nothing is asked.
+    """
+    text = _text(question)
+    named = _NAMED.findall(text)
+    text = _NAMED.sub(MARK, text)
+    images = images or [name.strip() for name in named]
+    numbers = {int(number) for number in _NUMBERED.findall(text)}
+    marks = len(numbers) or text.count(MARK)
+    if numbers and MARK in text:
+        raise BadRow("image_marks", f"its text has both {MARK} and <image 1>")
+    if marks and marks != len(images):
+        many = f"{marks} mark{'s' * (marks > 1)} of an image, and the row has {len(images) or 'no'} image"
+        advice = "" if images else "; name their column: columns: {images: ...}"
+        raise BadRow("image_marks", f"its text has {many}{'s' * (len(images) > 1)}{advice}")
+    if numbers:
+        text = _without_numbers(text if len(images) > 1 else _NUMBERED.sub("", text))
+    text = text.replace(MARK, "").strip()
+    if not text:
+        raise BadRow("empty_question", "the question is empty")
+    return text, images
 
 
-_FINAL = re.compile(r"[\s*]*final answer[\s*]*[:.]?[\s*]*", re.IGNORECASE)
-_OPTION = re.compile(r"(?:the )?(?:correct )?option\s*\(?([A-Z])\)?\.?", re.IGNORECASE)
-_REPEATED = re.compile(r".+\n\s*answer\s*:\s*(.+)", re.IGNORECASE | re.DOTALL)
-
-
-def _final_answer(answer: str) -> str:
-    """What `Final Answer:A. cat`, `Final Answer: option A`, or `A.` with `Answer:A` below it, give as the answer."""
-    answer = _FINAL.sub("", answer, count=1) if _FINAL.match(answer) else answer
-    if repeated := _REPEATED.fullmatch(answer.strip()):
-        answer = repeated[1]
-    option = _OPTION.fullmatch(answer.strip())
-    return option[1].upper() if option else answer.strip()
+def _without_numbers(text: str) -> str:
+    return _NUMBERED.sub(r"image \1", text)

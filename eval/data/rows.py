@@ -4,8 +4,11 @@ A canonical row has `id`, `question`, `answer`, and, where the data has them, `i
 `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
+import difflib
+import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from eval.data import formats, images
-from eval.data.formats import REPLACED, REQUIRED, Format, canonical
+from eval.data import formats, images, options, turns
+from eval.data.formats import EXPLICIT, NAMES, REPLACED, REQUIRED, Format, Reading, canonical
 from eval.data.images import BadRow, located
+from eval.data.options import AnswerIs
+from eval.data.turns import Tags
 from eval.files import cache_key, sha256
 from rewards import response
 from rewards.response import SYSTEM_PROMPT
@@ -37,7 +42,9 @@ class Source(BaseModel):
     revision: str | None = None
     file: str | None = None  # one file of the folder or of the hub's repository
     images: str | None = None  # the folder that image paths in the rows are relative to
-    columns: dict[str, str] = {}  # the format's name of a column: the data's own
+    columns: dict[str, str] = {}  # the format's name of a column: the data's own, or a part of one (`a.b`, `a.0`)
+    tags: Tags | None = None  # of responses, where they are not the grammar's
+    answer_is: AnswerIs | None = None  # of questions with options, where an answer may be read in two ways
 
     @property
     def configuration(self) -> str | None:
@@ -85,10 +92,18 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
 
 def good(rows: "datasets.Dataset") -> "datasets.Dataset":
     """The rows that could be read."""
+    if "notes" in rows.column_names:
+        rows = rows.remove_columns("notes")
     if "code" not in rows.column_names:
         return rows
     kept = [index for index, code in enumerate(rows["code"][:]) if code is None]
     return rows.select(kept).remove_columns(["code", "problem"])
+
+
+def noted(rows: "datasets.Dataset") -> dict[str, int]:
+    """How many rows lost something that is no fault of theirs, by what."""
+    notes = rows["notes"][:] if "notes" in rows.column_names else []
+    return dict(Counter(note for of_row in notes for note in of_row or []))
 
 
 def prompt(question: str) -> list[dict[str, str]]:
@@ -126,11 +141,13 @@ def _with_file(source: Source) -> Source:
 
 def features() -> dict[str, Any]:
     """The columns of a canonical row, and those that say why one could not be read."""
-    from datasets import Image, List, Value
+    from datasets import List, Value
+
+    from eval.data.picture import Picture
 
     text = Value("string")
     canonical = dict.fromkeys(("id", "question", "answer", "think", "kind", "code", "problem"), text)
-    return canonical | {"choices": List(text), "images": List(Image())}
+    return canonical | {"choices": List(text), "notes": List(text), "images": List(Picture())}
 
 
 def _is_empty(rows: "datasets.Dataset", name: str) -> bool:
@@ -139,39 +156,68 @@ def _is_empty(rows: "datasets.Dataset", name: str) -> bool:
     if name in {"id", "question", "answer"}:
         return False
     chunks = rows.with_format("arrow").select_columns(name).iter(batch_size=10_000)
-    sizes = pc.list_value_length if name in {"choices", "images"} else pc.is_valid
+    sizes = pc.list_value_length if name in {"choices", "images", "notes"} else pc.is_valid
     return not any(pc.any(pc.cast(sizes(chunk[name]), "bool")).as_py() for chunk in chunks)
 
 
 def canonical_row(source: Source, values: Any, index: int, roots: list[Path]) -> dict[str, Any]:
     """A row in canonical form; if it cannot be, the reason, and a place holder for the rest."""
-    row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "code", "problem"))
+    row: dict[str, Any] = dict.fromkeys(("think", "kind", "choices", "notes", "code", "problem"))
     row |= {"id": str(index), "question": "", "answer": "", "images": []}
     try:
         if isinstance(values, BadRow):
             raise values
         values = _renamed(source, values)
         row["id"] = str(values.get("id", index))
-        row |= canonical(source.format, values, index)
+        row |= canonical(Reading(source.format, source.tags, source.answer_is), values, index)
         row["images"] = [located(item, roots) for item in row["images"]]
     except BadRow as problem:
         row |= {"images": [], "code": problem.code, "problem": str(problem)}
     except (KeyError, TypeError, AttributeError) as error:  # a value of another shape than the format's
-        shape = f"not a row of format {source.format!r}: {type(error).__name__} {error}"
+        shape = f"not a row of format {source.format!r}: {type(error).__name__} {error!s:.200}"
         row |= {"images": [], "code": "row_shape", "problem": shape}
     return row
 
 
 def _renamed(source: Source, values: dict[str, Any]) -> dict[str, Any]:
-    others = {theirs: ours for ours, theirs in source.columns.items()}
-    return {others.get(name, name): value for name, value in values.items()} if others else values
+    """A column that `columns` names wins over the data's own of that name, wherever the two stand."""
+    taken = {ours: _part(values, theirs) for ours, theirs in source.columns.items()}
+    return {name: value for name, value in values.items() if name not in _used(source)} | taken
+
+
+def _used(source: Source) -> set[str]:
+    """The data's columns that are read under another name, or not by their own."""
+    return EXPLICIT | {*source.columns.values()}
+
+
+def _part(values: Any, path: str) -> Any:
+    """A column, or a part of one; None where a row lacks it."""
+    if path in values:
+        return values[path]
+    value = values
+    for step in path.split("."):
+        if isinstance(value, list) and step.isdecimal():
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def _check_columns(source: Source, columns: list[str]) -> None:
-    """Raises: ValueError: the format needs others."""
-    names = _renamed(source, dict.fromkeys(columns)).keys()
-    missing = [name for name in REQUIRED[source.format] if not {*name.split("|")} & {*names, *source.columns}]
-    unknown = [theirs for theirs in source.columns.values() if theirs not in columns]
+    """Raises: ValueError: the format needs others, or has no such name."""
+    known = NAMES[source.format]
+    if strange := [ours for ours in source.columns if ours not in known]:
+        close = difflib.get_close_matches(strange[0], known, 1, 0.5)
+        said = f"{source.path}: columns: {strange[0]!r} is no name of format {source.format!r}"
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"{said}; {hint}It reads: {', '.join(sorted(known))}")
+    if source.answer_is and source.format not in {"rows", "messages"}:
+        raise ValueError(f"{source.path}: format {source.format!r} knows what its answers are; leave out `answer_is`")
+    if source.tags and not known & {"response", "messages"}:
+        raise ValueError(f"{source.path}: format {source.format!r} has no responses with tags; leave out `tags`")
+    names = ({*columns} - EXPLICIT) | source.columns.keys()
+    missing = [name for name in REQUIRED[source.format] if not {*name.split("|")} & names]
+    unknown = [theirs for theirs in source.columns.values() if not {theirs, theirs.partition(".")[0]} & {*columns}]
     if missing or unknown:
         needed = " and ".join(name.replace("|", " or ") for name in REQUIRED[source.format])
         raise ValueError(
@@ -180,7 +226,8 @@ def _check_columns(source: Source, columns: list[str]) -> None:
         )
 
 
-_CODE = [__file__, formats.__file__, images.__file__, response.__file__]  # what decides about a canonical row
+# What decides about a canonical row.
+_CODE = [__file__, *(str(module.__file__) for module in (formats, images, options, turns, response))]
 
 
 # --- tables: hub data sets, parquet, saved data sets, folders of images -----------------------------------------------
@@ -189,10 +236,21 @@ _CODE = [__file__, formats.__file__, images.__file__, response.__file__]  # what
 def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
     import datasets
 
-    table = undecoded(_head(source, first))
+    files = _parquet_files(source) if first is None else []
+    table = undecoded(_table(source, streaming=True) if files else _head(source, first))
     _check_columns(source, table.column_names)
     extras = {name: kind for name, kind in table.features.items() if name not in _replaced(source)}
     roots = [*_roots(source), Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
+    if files:  # row by row, so that the images in them are stored once: in the canonical rows
+        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return datasets.Dataset.from_generator(
+            lambda: (
+                {name: values[name] for name in extras} | canonical_row(source, values, index, roots)
+                for index, values in enumerate(table)
+            ),
+            features=datasets.Features(features() | extras),
+            fingerprint=cache_key([stamps, source.settings(), roots], _CODE),
+        )
     return table.map(
         lambda values, index: canonical_row(source, values, index, roots),
         with_indices=True,
@@ -203,9 +261,17 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
     )
 
 
+def _parquet_files(source: Source) -> list[Path]:
+    """The parquet files that are here, at the source's path or below it."""
+    path = Path(source.path)
+    if path.suffix == ".parquet" and path.is_file():
+        return [path]
+    return sorted(path.rglob("*.parquet")) if path.is_dir() and not (path / "state.json").exists() else []
+
+
 def _replaced(source: Source) -> set[str]:
     """The data's names of the columns that the canonical row replaces."""
-    return {source.columns.get(name, name) for name in REPLACED | features().keys()}
+    return REPLACED | features().keys() | {*source.columns.values()}
 
 
 def _roots(source: Source) -> list[Path]:
@@ -222,20 +288,27 @@ def _head(source: Source, first: int | None) -> "datasets.Dataset":
     return table if first is None else table.select(range(min(first, len(table))))
 
 
+_READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
+_JSON = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
+
+
 def _table(source: Source, streaming: bool) -> Any:
     """A data set; one that is read row by row, where `streaming` spares the whole of it."""
     import datasets
 
     path = Path(source.path)
-    if path.suffix == ".parquet":
+    if reader := _READERS.get(path.suffix):
         if not path.is_file():
             raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
-        return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
+        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        return datasets.load_dataset(reader, data_files=str(path), split="train", streaming=streaming, **options)
+    if path.is_file():
+        raise ValueError(f"{path}: files of this kind are not read; {', '.join([*_JSON, *_READERS])} are")
     if (path / "state.json").is_file():
         return datasets.load_from_disk(str(path))
-    options = {"split": source.split, "revision": source.revision, "streaming": streaming}
+    asked: dict[str, Any] = {"split": source.split, "revision": source.revision, "streaming": streaming}
     try:
-        return datasets.load_dataset(source.path, source.configuration, **options)
+        return datasets.load_dataset(source.path, source.configuration, **asked)
     except ValueError as error:  # its lines say what is wrong, then which configurations or splits there are
         raise ValueError(f"{source.path}: {' '.join(str(error).split())}") from error
 
@@ -246,13 +319,13 @@ def _table(source: Source, streaming: bool) -> Any:
 def _json_files(source: Source) -> list[Path]:
     """The JSON files at the source's path; of a folder's, those of its split where their names say one."""
     path = Path(source.path)
-    if path.suffix in {".jsonl", ".json"}:
+    if path.name.endswith(_JSON):
         if not path.is_file():
             raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
         return [path]
     if not path.is_dir() or (path / "state.json").exists() or source.configuration:
         return []
-    files, card = sorted(path.glob("*.jsonl")), path / "README.md"
+    files, card = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]), path / "README.md"
     if any(file.name == "metadata.jsonl" for file in files) or any(path.glob("*.parquet")):
         return []  # a folder of images, or of tables
     if card.exists() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace"):
@@ -281,7 +354,7 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
 
 def _json_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:
     for file in files:
-        with file.open("rb") as lines:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             start = lines.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")
             lines.seek(0)
             yield from _array(lines) if start.startswith(b"[") else _lines(lines)

@@ -83,9 +83,9 @@ def check_rows(rows: "datasets.Dataset", chat: "ChatFormat | None", policy: RowP
     )
     whole = checked.with_format("arrow")[:].to_pydict()
     problems = [list(zip(codes, said, strict=True)) for codes, said in zip(whole["codes"], whole["said"], strict=True)]
-    for index, answer in _unusable(rows, policy):
+    for index, said in _unusable(rows, policy):
         if not problems[index]:
-            problems[index].append(("answer_unusable", _UNUSABLE.format(answer)))
+            problems[index].append(("answer_unusable", said))
     numbers = {name: whole[name] for name in ("prompt_tokens", "think_tokens", "answer_tokens")}
     ids = [str(row_id) for row_id in rows["id"][:]]
     return RowReport(problems, ids, whole["key"], whole["target"], whole["pictures"], **numbers)
@@ -112,18 +112,29 @@ def row_problems(report: RowReport, path: str, held_out: HeldOut) -> dict[int, l
 
 
 def shown(problems: Iterable[Problem]) -> list[Problem]:
-    """The first few of each code and file, and how many more there are."""
-    seen: Counter[tuple[str, str]] = Counter()
-    kept: list[Problem] = []
+    """One line for all rows that share a cause, the first few of each code and file, and how many more there are."""
+    same: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in problems:
-        kind = problem.where.rpartition(":")[0], problem.code
-        seen[kind] += 1
-        if seen[kind] <= SHOWN:
-            kept.append(problem)
-    for (path, code), count in seen.items():
-        if (rest := count - SHOWN) > 0:
-            kept.append(Problem(path or "-", code, f"{rest:,} more", count=rest))
-    return kept
+        same.setdefault((problem.where.rpartition(":")[0], problem.code, problem.message), []).append(problem)
+    seen: Counter[tuple[str, str]] = Counter()
+    rest: Counter[tuple[str, str]] = Counter()
+    kept: list[Problem] = []
+    for (path, code, message), alike in same.items():
+        seen[path, code] += 1
+        if seen[path, code] > SHOWN:
+            rest[path, code] += len(alike)
+        elif len(alike) == 1:
+            kept.append(alike[0])
+        else:
+            kept.append(replace(alike[0], message=f"{message} ({_others(alike)})", count=len(alike)))
+    return kept + [Problem(path or "-", code, f"{count:,} more", count=count) for (path, code), count in rest.items()]
+
+
+def _others(alike: list[Problem]) -> str:
+    """The rows that share a cause with the first of them."""
+    numbers = [problem.where.rpartition(":")[2] for problem in alike[1:]]
+    named = ", ".join(numbers[:3])
+    return f"also rows {named}{f' and {len(numbers) - 3:,} more' if len(numbers) > 3 else ''}"
 
 
 # --- one row ----------------------------------------------------------------------------------------------------------
@@ -200,7 +211,7 @@ _MALFORMED = {
     Reason.LONG_ANSWER: "the answer is a second trace; the grammar reads at most 256 characters",
     Reason.REPEATED_TAG: "a tag of the grammar stands within the think trace or the answer",
 }
-_UNUSABLE = "the answer {!r:.80} does not verify against itself; mend it, or declare its `kind`"
+_UNUSABLE = "the answer {!r:.60} {}; mend it, or declare its `kind`"
 
 
 def _lengths(chat: "ChatFormat", row: Row, policy: RowPolicy) -> dict[str, int]:
@@ -254,7 +265,7 @@ def _prompt_tokens(chat: "ChatFormat", text: str, images: Sequence[Any], max_tok
 
 
 def _unusable(rows: "datasets.Dataset", policy: RowPolicy) -> Iterator[tuple[int, str]]:
-    """The rows whose answer does not verify against itself, and that answer.
+    """The rows whose answer no response can match, and why.
 
     A row that is trained on must only be what it declares: free text is never compared with anything.
     """
@@ -276,9 +287,11 @@ def _unusable(rows: "datasets.Dataset", policy: RowPolicy) -> Iterator[tuple[int
         new_fingerprint=cache_key([answers._fingerprint], _CODE),
         desc="checking answers",
     )
-    for index, is_usable, answer in zip(asked, verdicts["usable"][:], answers["answer"][:], strict=True):
+    for place, (index, is_usable) in enumerate(zip(asked, verdicts["usable"][:], strict=True)):
         if not is_usable:
-            yield index, answer
+            answer, *declaration = (answers[place][name] for name in columns)
+            why = "" if any(declaration) else verify.no_answer(answer)
+            yield index, _UNUSABLE.format(answer, why or "does not verify against itself")
 
 
 def _verify_references(batch: dict[str, list[Any]]) -> dict[str, list[bool]]:

@@ -1,10 +1,11 @@
 """Canonical rows as what TRL's trainers take, and the rows that would be trained wrongly: refused, or left out."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.data.rows import Source, good, prompt, read
+from eval.data.rows import Source, good, noted, prompt, read
 from eval.task import load_task
 from pipeline.data.check_rows import HeldOut, RowPolicy, RowReport, check_rows, row_problems, shown
 from pipeline.launch import processes, tell
@@ -53,9 +54,20 @@ def check_data(
     report = check_rows(rows, chat, policy)
     checked = CheckedData(rows, report, row_problems(report, data.place, held_out))
     shared = sum(not held_out.pictures.isdisjoint(report.pictures[index]) for index in checked.usable())
+    for note, count in noted(rows).items():
+        tell(f"WARNING {data.place}: {count:,} rows: {_NOTES[note]}")
+    pictured = has_images(rows)
+    if chat.is_vlm and not any(pictured):
+        tell(f"WARNING {data.place}: no row has an image, and the model sees images; if it should, name their column")
     if shared:  # common in ScienceQA's own splits, and no copy of a question
         tell(f"WARNING {data.place}: {shared} rows show an image that is evaluated on, with another question")
     return checked
+
+
+_NOTES = {
+    "system_prompt": "a system prompt of their own is replaced by the grammar's; put what it says into the question",
+    "text_beside_answer": "text around the final answer is left out of the response; its answer alone is trained on",
+}
 
 
 def problems(checked: CheckedData, data: Data) -> list[Problem]:
@@ -70,8 +82,12 @@ def problems(checked: CheckedData, data: Data) -> list[Problem]:
     return []
 
 
-def usable_rows(data: Data, chat: "ChatFormat", policy: RowPolicy, held_out: HeldOut = NOTHING) -> "datasets.Dataset":
-    """The rows of `data` that can be used.
+def usable_rows(
+    data: Data, chat: "ChatFormat", policy: RowPolicy, made_of: Callable[[Row], Row], held_out: HeldOut = NOTHING
+) -> "datasets.Dataset":
+    """The rows of `data` that can be used, beside the columns that are `made_of` each.
+
+    Those are put beside the table that was read, which is not written again: its images are most of it.
 
     Raises:
         RecipeError: some cannot, and `bad_rows` is not `drop`, or none is left.
@@ -80,7 +96,12 @@ def usable_rows(data: Data, chat: "ChatFormat", policy: RowPolicy, held_out: Hel
     checked = check_data(data, chat, policy, held_out)
     if wrong := problems(checked, data):
         raise RecipeError(wrong)
+    from datasets import concatenate_datasets
+
     rows = checked.rows
+    texts = rows.select_columns([name for name in ("question", "think", "answer") if name in rows.column_names])
+    made = texts.map(made_of, remove_columns=texts.column_names, desc="prompts")
+    rows = concatenate_datasets([rows, made], axis=1)
     if checked.bad:
         tell(f"{data.place}: left out {len(checked.bad)} of {len(rows)} rows ({checked.counts()})")
         rows = rows.select(checked.usable())
@@ -142,14 +163,13 @@ def sft_rows(
     data: Data, chat: "ChatFormat", max_length: int | None = None, held_out: HeldOut = NOTHING
 ) -> "datasets.Dataset":
     """Prompt-completion conversations; `images` where the rows have any. Raises: see `usable_rows`."""
-    rows = usable_rows(data, chat, sft_policy(max_length, chat), held_out)
-    replaced = [name for name in rows.column_names if name != "images"]
-    return rows.map(_conversation, remove_columns=replaced, desc="prompts")
+    rows = usable_rows(data, chat, sft_policy(max_length, chat), _conversation, held_out)
+    return rows.select_columns([name for name in ("prompt", "completion", "images") if name in rows.column_names])
 
 
 def rollout_rows(data: Data, chat: "ChatFormat", stage: GrpoStage, held_out: HeldOut = NOTHING) -> "datasets.Dataset":
-    """The rows that the stage can ask. Raises: see `usable_rows`."""
-    return usable_rows(data, chat, grpo_policy(stage, chat), held_out)
+    """The rows that the stage can ask, with their `prompt`. Raises: see `usable_rows`."""
+    return usable_rows(data, chat, grpo_policy(stage, chat), _question, held_out)
 
 
 def grpo_rows(rows: "datasets.Dataset", data: Data, stage: GrpoStage) -> "datasets.Dataset":
@@ -159,8 +179,7 @@ def grpo_rows(rows: "datasets.Dataset", data: Data, stage: GrpoStage) -> "datase
         ValueError: there are fewer prompts than a generation takes, or some have images and some none.
     """
     check_generations(data, rows, stage)
-    hidden = [name for name in ("think", "question") if name in rows.column_names]
-    return rows.map(lambda row: {"prompt": prompt(row["question"])}, remove_columns=hidden, desc="prompts")
+    return rows.remove_columns([name for name in ("think", "question") if name in rows.column_names])
 
 
 def has_images(rows: "datasets.Dataset") -> list[bool]:
@@ -194,8 +213,12 @@ def check_generations(data: Data, rows: "datasets.Dataset", stage: GrpoStage) ->
             )
 
 
+def _question(row: Row) -> Row:
+    return {"prompt": prompt(row["question"])}
+
+
 def _conversation(row: Row) -> Row:
     return {
-        "prompt": prompt(row["question"]),
+        **_question(row),
         "completion": [{"role": "assistant", "content": render(row["think"], row["answer"])}],
     }

@@ -64,8 +64,11 @@ def verify_all(questions: Iterable[Question]) -> list[Outcome]:
 
 
 def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
-    """Whether each reference (gold, kind, choices) verifies against itself, and algebra can read what it is asked."""
-    results = [_verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT for gold, kind, choices in references]
+    """Whether each reference (gold, kind, choices) can be an answer and verifies against itself, by algebra too."""
+    results = [
+        not no_answer(gold, kind, choices) and _verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT
+        for gold, kind, choices in references
+    ]
     asked: dict[str, list[int]] = {}
     for index, (gold, kind, choices) in enumerate(references):
         text = normalize(gold) if results[index] else ""
@@ -78,6 +81,27 @@ def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) 
         for index in indices:
             results[index] = outcome == Outcome.CORRECT
     return results
+
+
+_PLACEHOLDER = re.compile(r"(?i:n/?a|nan|null|undefined|todo|tbd|unknown|none given)|None|[?.\-_*#\s]+|\[\]|\{\}")
+_ALTERNATIVES = re.compile(r"[\w .,%-]+(?:\|[\w .,%-]+)+")
+PROSE_WORDS = 12  # our choice: longer texts are never met word by word
+
+
+def no_answer(gold: str, kind: Kind | None = None, choices: Sequence[str] | None = None) -> str:
+    """Why no response will be `gold`; "" where one may. What declares its kind, or has options, is taken as it is."""
+    gold = gold.strip()
+    if kind or choices or not gold:
+        return "" if gold else "is empty"
+    if _PLACEHOLDER.fullmatch(gold):
+        return "stands for no answer"
+    if _ALTERNATIVES.fullmatch(gold):
+        return "has several answers, and one is compared"
+    words = gold.split()
+    is_list = all(len(item.split()) <= 3 for item in re.split(r"[,;]", gold))
+    if len(words) > PROSE_WORDS and not is_list and "\\" not in gold:
+        return f"is prose of {len(words)} words"
+    return ""
 
 
 class _Pair(NamedTuple):

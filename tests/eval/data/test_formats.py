@@ -40,11 +40,11 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(tmp_path: Path) 
     def conversation(reply: str) -> dict[str, Any]:
         return {"conversations": [{"from": "user", "value": "Which one?"}, {"from": "assistant", "value": reply}]}
 
-    bad = [conversation("<think>Look.</think>B"), {"conversations": None}, conversation("")]
+    bad = [conversation("<think>Look.</think>"), {"conversations": None}, conversation("")]
     rows = [conversation("<think>Look.</think><answer>Final Answer:B. cat</answer>"), *bad]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     found = read(Source(path=str(tmp_path / "rows.json"), format="vision_r1"))
-    assert found["code"][:] == [None, "missing_tag", "row_shape", "missing_tag"]
+    assert found["code"][:] == [None, "missing_tag", "turns", "missing_tag"]
     assert found["id"][:] == ["0", "1", "2", "3"]
     assert good(found)["answer"][:] == ["B. cat"]
     assert "code" not in good(found).column_names

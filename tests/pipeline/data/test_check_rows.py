@@ -79,13 +79,22 @@ def test_every_bad_row_is_named_under_its_own_code(check: Callable[..., Checked]
 
 
 def test_at_most_ten_of_a_kind_are_named_and_the_rest_counted(check: Callable[..., Checked], folder: Path) -> None:
+    write(folder / "cold.jsonl", [{**row(number), "images": [f"{number}x.png"]} for number in range(30)] + [row(31)])
+    _, problems, text = check()
+    assert [problem.code for problem in problems] == ["image_missing"] * 11 + ["bad_rows"]
+    assert "ERROR cold.jsonl id=- image_missing: 20 more" in text
+    assert text.splitlines()[-1] == "bad_rows: 1, image_missing: 30"
+    _, problems, _ = check("--sample", "3")
+    assert [problem.code for problem in problems] == ["image_missing"] * 3 + ["bad_rows"]
+
+
+def test_rows_that_share_a_cause_share_a_line(check: Callable[..., Checked], folder: Path) -> None:
     write(folder / "cold.jsonl", [{**row(number), "answer": ""} for number in range(30)] + [row(31)])
     _, problems, text = check()
-    assert [problem.code for problem in problems] == ["empty_answer"] * 11 + ["bad_rows"]
-    assert "ERROR cold.jsonl id=- empty_answer: 20 more" in text
+    assert [problem.code for problem in problems] == ["empty_answer", "bad_rows"]
+    line = "ERROR cold.jsonl:1 id=r0 empty_answer: there is no answer (also rows 2, 3, 4 and 26 more)"
+    assert line in text
     assert text.splitlines()[-1] == "bad_rows: 1, empty_answer: 30"
-    _, problems, _ = check("--sample", "3")
-    assert [problem.code for problem in problems] == ["empty_answer"] * 3 + ["bad_rows"]
 
 
 @pytest.fixture(scope="module")

@@ -74,11 +74,11 @@ def test_nothing_left_is_an_error_even_when_rows_may_be_dropped(chat: ChatFormat
         sft_rows(write({**GOOD, "think": " "}, bad_rows="drop"), chat)
 
 
-def test_many_bad_rows_are_named_ten_of_a_kind(chat: ChatFormat, write: Callable[..., Data]) -> None:
+def test_many_rows_that_are_bad_alike_are_named_in_a_line(chat: ChatFormat, write: Callable[..., Data]) -> None:
     with pytest.raises(RecipeError) as caught:
         sft_rows(write(*[{**GOOD, "think": " "}] * 30, GOOD), chat)
-    *named, more, summary = caught.value.problems
-    assert (len(named), more.code, more.message) == (10, "empty_think", "20 more")
+    [named, summary] = caught.value.problems
+    assert (named.code, named.count) == ("empty_think", 30)
     assert "30 of 31 rows cannot be used" in summary.message
 
 
@@ -91,11 +91,11 @@ def test_prompts_for_rollouts_are_checked_too_and_hide_the_trace(chat: ChatForma
 
 
 def test_a_malformed_response_of_vision_r1_is_a_bad_row(chat: ChatFormat, tmp_path: Path) -> None:
-    turns = [{"from": "user", "value": "What is it?"}, {"from": "assistant", "value": "<think>a</think> no answer"}]
+    turns = [{"from": "user", "value": "What is it?"}, {"from": "assistant", "value": "<think>a</think> "}]
     good = [turns[0], {"from": "assistant", "value": "<think>a</think><answer>Final Answer: B</answer>"}]
     (tmp_path / "r1.json").write_text(json.dumps([{"conversations": good}, {"conversations": turns}]))
     data = Data(path=str(tmp_path / "r1.json"), format="vision_r1")
-    with pytest.raises(RecipeError, match=r"r1\.json:2 id=1 missing_tag: the response is malformed: missing_tag"):
+    with pytest.raises(RecipeError, match=r"r1\.json:2 id=1 missing_tag: nothing follows </think>; an answer"):
         sft_rows(data, chat)
     [row] = sft_rows(data.model_copy(update={"bad_rows": "drop"}), chat)
     assert row["completion"][0]["content"] == "<think>a</think><answer>B</answer>"
