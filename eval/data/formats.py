@@ -24,6 +24,8 @@ SHARED = {"id", "image", "images", "think", "kind", "choices"}
 # Columns that the canonical row replaces; others stay beside it, for rewards that read them.
 REPLACED = SHARED | {"question", "problem", "answer", "answers"}
 EXPLICIT = {"response"}  # read only where `columns` names it: elsewhere a column of that name is a model's
+# Names of one thing: where `columns` gives one, the data's own columns of the others are not it.
+ALIKE = ({"question", "problem"}, {"answer", "answers"}, {"image", "images"}, {"messages", "prompt", "conversations"})
 NAMES: dict[str, set[str]] = {}  # of the columns that a format knows, which `columns` may name
 
 

@@ -199,7 +199,7 @@ def reference(value: Any) -> str:
             "answer_type", f"the answer is a struct of {keys:.60}; name its part: columns: {{answer: <column>.<key>}}"
         )
     if isinstance(value, list | tuple):
-        raise BadRow("answer_type", f"the answer is a list, {value!r:.60}; name one: columns: {{answer: <column>.0}}")
+        raise BadRow("answer_type", f"the answer is a list of {len(value)}; name one: columns: {{answer: <column>.0}}")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadRow("answer_type", f"the answer is {value}, which is no answer")
     if not isinstance(value, str | int | float):

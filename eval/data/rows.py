@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from eval.data import formats, images, options, turns
-from eval.data.formats import EXPLICIT, NAMES, REPLACED, REQUIRED, Format, Reading, canonical
+from eval.data.formats import ALIKE, EXPLICIT, NAMES, REPLACED, REQUIRED, Format, Reading, canonical
 from eval.data.images import BadRow, located
 from eval.data.options import AnswerIs
 from eval.data.turns import Tags
@@ -112,14 +113,24 @@ def prompt(question: str) -> list[dict[str, str]]:
 
 
 def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
-    """The same table with images as their bytes and paths, so that re-arranging columns decodes nothing."""
-    from datasets import Image, List
+    """The same table with images as their bytes and paths, so that re-arranging columns decodes nothing.
+
+    Images in a list change their type alone, as `cast_column` does it for one that is in none: for a list it writes the
+    whole table again. Delete when it does not (datasets 5.2, `arrow_dataset.py`: only where `feature.decode_example`).
+    """
+    from datasets import Dataset, Image, List
 
     for name, feature in table.features.items():
         if isinstance(feature, Image):
             table = table.cast_column(name, Image(decode=False))
         elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            table = table.cast_column(name, List(Image(decode=False)))
+            if not isinstance(table, Dataset):
+                table = table.cast_column(name, List(Image(decode=False)))
+                continue
+            table = copy(table)
+            table._info = deepcopy(table._info)
+            table._info.features[name] = List(Image(decode=False))
+            table._fingerprint = cache_key([table._fingerprint, name, "undecoded"], [])
     return table
 
 
@@ -186,8 +197,9 @@ def _renamed(source: Source, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _used(source: Source) -> set[str]:
-    """The data's columns that are read under another name, or not by their own."""
-    return EXPLICIT | {*source.columns.values()}
+    """The data's columns that are read under another name, or not by their own, which a name of `columns` may be."""
+    others = {name for alike in ALIKE if alike & source.columns.keys() for name in alike}
+    return EXPLICIT | others | {*source.columns.values()}
 
 
 def _part(values: Any, path: str) -> Any:

@@ -27,6 +27,8 @@ class StagePlan:
     label: str
     rows: int
     left_out: int
+    pictured: int | None  # rows with images; None where the model sees none and no row has one
+    data_bytes: int  # of the rows and their images in the cache of `datasets`
     steps: int
     rows_a_step: int
     completions: int | None  # a prompt; None for sft
@@ -69,13 +71,15 @@ def stage_plan(recipe: Recipe, stage: SftStage | GrpoStage, data: CheckedData, c
     mean = sum(map(sum, lengths.values())) / max(len(usable), 1)
     sizes = model_sizes(recipe, stage, config)
     longest_row = max((sum(counts) for counts in zip(*lengths.values(), strict=True)), default=0)
-    trains = stage.kind == "sft"
+    trains, pictured = stage.kind == "sft", sum(bool(report.pictures[index]) for index in usable)
     both = sum(lengths["think"]) + sum(lengths["answer"])
     return StagePlan(
         name=stage.name,
         label=stage.label,
         rows=len(usable),
         left_out=len(data.bad),
+        pictured=pictured if pictured or hasattr(config, "vision_config") else None,
+        data_bytes=sum(Path(file["filename"]).stat().st_size for file in data.rows.cache_files),
         steps=steps,
         rows_a_step=rows_a_step,
         completions=completions,
@@ -145,6 +149,8 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
             f"  tokens, median (95%): prompt {_pair(plan.prompt)}"
             + (f", think {_pair(plan.think)}, answer {_pair(plan.answer)}" if plan.think and plan.answer else ""),
         ]
+        if plan.pictured is not None:
+            lines.append(f"  images: {plan.pictured:,} rows have one or more, {plan.rows - plan.pictured:,} none")
         if plan.answer_share is not None:
             lines.append(f"  the answer has {plan.answer_share:.1%} of the tokens, and of an ordinary SFT loss")
         lines.append(
@@ -153,6 +159,10 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
         )
         lines += _on_a_gpu(plan.memory)
     lines.append(f"disk: {format_bytes(needed_bytes(plans))} at a time, {format_bytes(free_bytes(root))} free")
+    if cached := sum(plan.data_bytes for plan in plans):
+        from datasets import config
+
+        lines.append(f"data cache: rows and images take {format_bytes(cached)} in {config.HF_DATASETS_CACHE}")
     return lines
 
 
