@@ -20,6 +20,7 @@ from eval.files import json_lines, write_json, write_json_lines
 from eval.grade import graded
 from eval.scores import scores
 from eval.task import Decoding, Task
+from rewards.grading.verify import no_answer
 
 if TYPE_CHECKING:
     import datasets
@@ -76,6 +77,11 @@ def task_rows(task: Task) -> tuple["datasets.Dataset", int]:
     if len(rows) == 0:
         raise ValueError(f"task {task.name}: none of the {len(every)} rows of {task.path} can be read")
     unreadable = len(every) - len(rows)
+    declared = [rows[name][:] if name in rows.column_names else [None] * len(rows) for name in ("kind", "choices")]
+    hopeless = sum(bool(no_answer(*of_row)) for of_row in zip(rows["answer"][:], *declared, strict=True))
+    if hopeless:
+        why = "empty, prose, a placeholder, or several in one; no response will be right there"
+        print(f"WARNING task {task.name}: {hopeless} of {len(rows)} references are no answer: {why}", file=sys.stderr)
     ids = rows["id"][:]
     if len({*ids}) < len(ids):
         twice = next(id for index, id in enumerate(ids) if id in ids[:index])

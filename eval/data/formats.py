@@ -94,7 +94,7 @@ def _answered(row: Row, how: Reading) -> Row:
     }
 
 
-@reads("question|problem", "answer|response", also="response")
+@reads("question|problem", "answer|response")
 def rows(values: Values) -> Row:
     """The canonical form itself; all but `question` and `answer` may be absent. geometry3k says `problem`.
 

@@ -149,10 +149,10 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
             f"  tokens, median (95%): prompt {_pair(plan.prompt)}"
             + (f", think {_pair(plan.think)}, answer {_pair(plan.answer)}" if plan.think and plan.answer else ""),
         ]
-        if plan.pictured is not None:
-            lines.append(f"  images: {plan.pictured:,} rows have one or more, {plan.rows - plan.pictured:,} none")
         if plan.answer_share is not None:
             lines.append(f"  the answer has {plan.answer_share:.1%} of the tokens, and of an ordinary SFT loss")
+        if plan.pictured is not None:
+            lines.append(f"  images: {plan.pictured:,} rows have one or more, {plan.rows - plan.pictured:,} none")
         lines.append(
             f"  checkpoints: {plan.saves:,} of {format_bytes(plan.checkpoint_bytes)}, at most {plan.kept} at a time; "
             f"hands on {format_bytes(plan.model_bytes)}"

@@ -83,7 +83,7 @@ def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) 
     return results
 
 
-_PLACEHOLDER = re.compile(r"(?i:n/?a|nan|null|undefined|todo|tbd|unknown|none given)|None|[?.\-_*#\s]+|\[\]|\{\}")
+_PLACEHOLDER = re.compile(r"(?i:n/?a|nan|null|todo|tbd)|[?.\-_*#\s]+|\[\]|\{\}")
 _ALTERNATIVES = re.compile(r"[\w .,%-]+(?:\|[\w .,%-]+)+")
 PROSE_WORDS = 12  # our choice: longer texts are never met word by word
 

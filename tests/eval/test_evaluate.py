@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.files import json_lines
 from tests.support.evaluations import command, files, run
-from tests.support.inputs import ROOT
+from tests.support.inputs import ROOT, drawings, jsonl
+from tests.support.steps import tells_apart
 
 LIMIT_S = 200
 
@@ -56,11 +58,21 @@ def test_two_ranks_write_what_one_writes(small: Callable[[str], Path], task: Pat
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="make setup installs vLLM")
 def test_vllm_says_what_transformers_says(small: Callable[[str], Path], task: Path, tmp_path: Path) -> None:
-    """With images and without."""
-    found = {}
+    """With images and without; and of a drawing the same, whichever kind of file it is in."""
+    kinds = [name for name in drawings(tmp_path / "drawn") if name != "cmyk"]
+    rows = [{"id": name, "question": "What is it?", "answer": "x", "images": [f"{name}.png"]} for name in kinds]
+    jsonl(tmp_path / "drawn" / "rows.jsonl", rows)
+    model = tells_apart(small("qwen2_5_vl"), tmp_path / "model", tmp_path / "drawn" / "rgb.png")
+    drawn = tmp_path / "drawn.yaml"
+    drawn.write_text("name: drawn\npath: drawn/rows.jsonl\nmax_new_tokens: 24\n")
+    found, texts = {}, set()
     for backend in ("transformers", "vllm"):
-        run(small("qwen2_5_vl"), "--task", task, "--samples", 1, "--backend", backend, "--out", tmp_path / backend)
+        asked = ("--task", task, "--task", drawn, "--samples", 1)
+        run(model, *asked, "--backend", backend, "--out", tmp_path / backend)
         found[backend] = files(tmp_path / backend)["lines"]
+        lines = json_lines(tmp_path / backend / "drawn" / "completions.jsonl")
+        texts |= {line["text"] for line in lines if line["sample"] == 0 and not line["image_removed"]}
+    assert texts == {"<think>It is drawn.</think><answer>7</answer>"}
     for one, other in zip(found["transformers"], found["vllm"], strict=True):
         assert one.keys() == other.keys()
         if one["sample"] == 0:

@@ -208,6 +208,32 @@ def conversations(folder: Path, shape: str, count: int = 4) -> Path:
     return path
 
 
+def drawings(folder: Path) -> dict[str, Path]:
+    """One drawing, dark on white, in files of many kinds; all but `cmyk` hold exactly its pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ink = np.full((56, 56), 255, dtype=np.uint8)
+    ink[6:20, 4:40], ink[30:52, 24:34] = 0, 68
+    grey = PILImage.fromarray(ink)
+    black, alpha = PILImage.new("L", grey.size), PILImage.fromarray(255 - ink)
+    palette = PILImage.fromarray(np.select([ink == 0, ink == 68], [1, 2], 0).astype(np.uint8), mode="P")
+    palette.putpalette([9, 9, 9, 0, 0, 0, 68, 68, 68])
+    turned = PILImage.Exif()
+    turned[0x0112] = 6
+    made = {
+        "rgb": (grey.convert("RGB"), {}),
+        "grey": (grey, {}),
+        "rgba": (PILImage.merge("RGBA", (black, black, black, alpha)), {}),
+        "la": (PILImage.merge("LA", (black, alpha)), {}),
+        "palette": (palette, {"transparency": 0}),
+        "sixteen": (PILImage.fromarray(ink.astype(np.uint16) * 257), {}),
+        "exif": (grey.convert("RGB").transpose(PILImage.Transpose.ROTATE_90), {"exif": turned}),
+    }
+    for name, (image, settings) in made.items():
+        image.save(folder / f"{name}.png", **settings)
+    grey.convert("CMYK").save(folder / "cmyk.jpg", quality=100)
+    return {path.stem: path for path in sorted(folder.glob("*.*"))}
+
+
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     """Writes the rows as JSON lines; the path, as recipes and tasks have it."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

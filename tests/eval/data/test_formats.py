@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eval.data.formats import Format
-from eval.data.rows import Source, good, read
+from eval.data.rows import Source, good, noted, read
 from rewards.grading.verify import Outcome, verify
 from tests.support import inputs
 from tests.support.inputs import jsonl
@@ -113,3 +113,153 @@ def test_math_has_its_answer_in_the_last_box_or_in_a_column(tmp_path: Path) -> N
     assert found["id"][:] == ["0", "test/a.json", "2"]
     assert found["code"][:] == [None, None, "no_final_answer"]
     assert (found[0]["question"], found[0]["solution"]) == ("Half?", rows[0]["solution"])
+
+
+# --- images and their marks -------------------------------------------------------------------------------------------
+
+A, B = "a.png", "b.png"
+
+
+def _read(tmp_path: Path, row: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    for number, name in enumerate((A, B)):
+        inputs.picture(tmp_path / name, number)
+    path = jsonl(tmp_path / "rows.jsonl", [row])
+    [found] = read(Source.model_validate({"path": path, **settings}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "images"),
+    [
+        ({"question": "<image>?", "images": [A]}, "?", 1),
+        ({"question": "<image>?", "image": A}, "?", 1),
+        ({"question": "?", "image": A}, "?", 1),
+        ({"question": "?", "images": A}, "?", 1),
+        ({"question": "<image><image>?", "images": [A, B]}, "?", 2),
+        (
+            {"question": "<image 1> or <image 2>?", "image_1": A, "image_2": B, "image_3": None},
+            "image 1 or image 2?",
+            2,
+        ),
+        ({"question": "<image 1> What? <image 1>", "image_1": A}, "What?", 1),
+        ({"question": "<img>a.png</img>?"}, "?", 1),
+        ({"question": "<img>a.png</img>?", "images": [A]}, "?", 1),
+        ({"question": "?"}, "?", 0),
+        ({"question": "?", "images": []}, "?", 0),
+        ({"question": "?", "image": ""}, "?", 0),
+    ],
+    ids=repr,
+)
+def test_a_rows_images_are_those_that_its_text_marks(
+    tmp_path: Path, row: dict[str, Any], question: str, images: int
+) -> None:
+    found = _read(tmp_path, {**row, "answer": "7"})
+    assert (found["question"], len(found.get("images") or [])) == (question, images)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "<image>?"},
+        {"question": "<image>?", "images": []},
+        {"question": "<image>?", "images": None},
+        {"question": "<image>?", "image": ""},
+        {"question": "<image><image>?", "images": [A]},
+        {"question": "<image>?", "images": [A, B]},
+        {"question": "<image 1> and <image 2>?", "image_1": A},
+        {"question": "<image>?", "photo": A},
+        {"question": "<image> <image 1>", "images": [A]},
+        {"question": "<img>a.png</img><img>b.png</img>?", "images": [A]},
+    ],
+    ids=repr,
+)
+def test_marks_and_images_that_do_not_agree_are_a_problem_of_the_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert _read(tmp_path, {**row, "answer": "7"})["code"] == "image_marks"
+
+
+def test_images_in_the_parts_of_a_message_reach_the_row(tmp_path: Path) -> None:
+    def asked(*parts: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt": [{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}], "answer": "7"}
+
+    held, place = {"type": "image", "image": A}, {"type": "image"}
+    for row, images in (
+        (asked(held), 1),
+        (asked(held, {"type": "image_url", "image_url": {"url": B}}), 2),
+        ({**asked(place), "images": [A]}, 1),
+        ({**asked(held), "images": [A]}, 1),
+    ):
+        found = _read(tmp_path, row, format="messages")
+        assert (found["question"], len(found["images"])) == ("?", images)
+    for row in (asked(place), {**asked(held), "images": [A, B]}):
+        assert _read(tmp_path, row, format="messages")["code"] == "image_marks"
+
+
+# --- what a recipe says of columns ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_columns_win_over_a_column_of_that_name_wherever_it_stands(tmp_path: Path, order: int) -> None:
+    row = dict(
+        [("question", "a?"), ("answer", "long"), ("final", "7"), ("problem", "b?"), ("image", B), ("pic", A)][::order]
+    )
+    columns = {"answer": "final", "question": "problem", "images": "pic"}
+    found = _read(tmp_path, row, columns=columns)
+    assert (found["question"], found["answer"]) == ("b?", "7")
+    assert (
+        found["images"][0].tobytes()
+        == _read(tmp_path, {"question": "?", "answer": "7", "images": [A]})["images"][0].tobytes()
+    )
+    swapped = _read(tmp_path, {"question": "7", "answer": "b?"}, columns={"question": "answer", "answer": "question"})
+    assert (swapped["question"], swapped["answer"]) == ("b?", "7")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [("m.truth", "7"), ("m.all.0", "7"), ("m.all.1", "8"), ("m.deep.er", "9"), ("list.0", "1"), ("dotted.name", "5")],
+)
+def test_a_part_of_a_column_is_named_with_dots(tmp_path: Path, path: str, answer: str) -> None:
+    row = {
+        "question": "?",
+        "m": {"truth": "7", "all": ["7", "8"], "deep": {"er": 9}},
+        "list": ["1"],
+        "dotted.name": "5",
+    }
+    assert _read(tmp_path, row, columns={"answer": path})["answer"] == answer
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"columns": {"picture": "x"}},
+            r"'picture' is no name of format 'rows'; It reads|'picture' is no name of format 'rows'",
+        ),
+        ({"columns": {"answers": "x", "thnk": "y"}}, "'answers' is no name of format 'rows'; did you mean 'answer'"),
+        ({"columns": {"prompt": "x"}}, "'prompt' is no name of format 'rows'"),
+        ({"columns": {"answer": "nowhere"}}, "missing: nowhere; found: question, answer"),
+        ({"columns": {"answer": "nowhere.part"}}, "missing: nowhere.part"),
+        ({"format": "gsm8k", "answer_is": "index"}, "format 'gsm8k' knows what its answers are"),
+        ({"format": "gsm8k", "tags": {"think": ["A"], "answer": "B"}}, "format 'gsm8k' has no responses with tags"),
+    ],
+    ids=repr,
+)
+def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _read(tmp_path, {"question": "?", "answer": "7"}, **settings)
+
+
+def test_a_response_in_a_column_is_read_where_it_is_named_alone(tmp_path: Path) -> None:
+    row = {"question": "?", "answer": "7", "response": "<think>a</think><answer>8</answer>"}
+    found = _read(tmp_path, row)
+    assert (found["answer"], found.get("think"), found["response"]) == ("7", None, row["response"])
+    found = _read(tmp_path, row, columns={"response": "response"})
+    assert (found["answer"], found["think"]) == ("8", "a")
+
+
+def test_what_is_left_out_of_a_row_is_noted(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "70 kg."}, {"role": "user", "content": "?"}]
+    turns.append({"role": "assistant", "content": "<think>a</think>We find that \\boxed{7} holds."})
+    path = jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, {"messages": turns[1:]}])
+    rows = read(Source(path=path, format="messages"))
+    assert noted(rows) == {"system_prompt": 1, "text_beside_answer": 2}
+    assert "notes" not in good(rows).column_names

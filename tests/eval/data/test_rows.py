@@ -1,13 +1,23 @@
 """Rows in their canonical form: columns, files, folders, types, and the prompt made of them."""
 
+import gzip
+import io
+import json
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from eval.chat import ChatFormat
 from eval.data.rows import Source, prompt, read
+from pipeline.data.prepare import check_data, sft_policy, sft_rows
+from pipeline.recipe.schema import Data
 from rewards.response import SYSTEM_PROMPT
 from tests.support import inputs
+from tests.support.families import save
 from tests.support.inputs import jsonl
 
 
@@ -80,3 +90,50 @@ def test_the_first_rows_are_the_first_of_all(tmp_path: Path) -> None:
 def test_every_prompt_asks_for_the_grammar() -> None:
     assert [message["role"] for message in prompt("Why?")] == ["system", "user"]
     assert prompt("Why?")[0]["content"] == SYSTEM_PROMPT
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl.gz", "a.json.gz", "a.ndjson"])
+def test_other_files_of_rows_are_read(tmp_path: Path, name: str) -> None:
+    path, lines = tmp_path / name, [{"question": f"{n}?", "answer": n} for n in (1, 2)]
+    if path.suffix in {".csv", ".tsv"}:
+        mark = "," if path.suffix == ".csv" else "\t"
+        path.write_text("".join(f"{a}{mark}{b}\n" for a, b in [("question", "answer"), ("1?", 1), ("2?", 2)]))
+    else:
+        text = json.dumps(lines) if ".json." in name else "".join(json.dumps(line) + "\n" for line in lines)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    rows = read(Source(path=str(path)))
+    assert (rows["question"][:], rows["answer"][:]) == (["1?", "2?"], ["1", "2"])
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"a\.xlsx: files of this kind are not read; \.jsonl, .*\.csv"):
+        read(Source(path=str(tmp_path / "a.xlsx")))
+
+
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_images_in_parquet_are_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str) -> None:
+    """Reading, checking and preparing rows writes their images into the cache of `datasets` a single time."""
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(8):
+        file = io.BytesIO()
+        PILImage.fromarray(rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)).save(file, "PNG")
+        files.append({"bytes": file.getvalue(), "path": None})
+    held = sum(len(file["bytes"]) for file in files)
+    values = [{column: [file] if column == "images" else file, "question": f"{n}?", "think": "a", "answer": "7"}
+              for n, file in enumerate(files)]  # fmt: skip
+    kind = Image() if column == "image" else List(Image())
+    text = Value("string")
+    features = Features({column: kind, "question": text, "think": text, "answer": text})
+    Dataset.from_list(values, features=features).to_parquet(tmp_path / "a.parquet")
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    data = Data(path=str(tmp_path / "a.parquet"))
+    chat = ChatFormat(str(save("qwen2_5_vl", tmp_path / "model")))
+    checked = check_data(data, chat, sft_policy(None, chat))
+    rows = sft_rows(data, chat)
+    assert [image.size for row in rows for image in row["images"]] == [(128, 128)] * 8
+    written = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    assert held < written < 1.3 * held
+    assert checked.bad == {}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rewards.grading import algebra
 from rewards.grading.normalize import normalize
 from rewards.grading.quantity import quantity
-from rewards.grading.verify import Outcome, Question, kind_of, usable, verify, verify_all
+from rewards.grading.verify import Outcome, Question, kind_of, no_answer, usable, verify, verify_all
 from tests.support.tables import hostile_answers, table
 
 pytestmark = pytest.mark.slow
@@ -203,3 +203,46 @@ def test_the_kind_of_a_reference_is_worked_out() -> None:
     kinds = ["choice", "choice", *["number"] * 4, *["text"] * 4, *["math"] * 4]
     assert [kind_of(gold) for gold in golds] == kinds
     assert kind_of("cat", choices=["dog", "cat"]) == "choice"
+
+
+@pytest.mark.parametrize(
+    ("gold", "why"),
+    [
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("N/A", "stands for no answer"),
+        ("nan", "stands for no answer"),
+        ("null", "stands for no answer"),
+        ("?", "stands for no answer"),
+        ("[]", "stands for no answer"),
+        ("7|seven", "has several answers"),
+        ("yes | no", "has several answers"),
+        ("We count them one by one and get 0, so it is 0.", "is prose of 13 words"),
+        ("The mitochondria turn food into energy that the cell can use for all of its work.", "is prose of 16 words"),
+    ],
+)
+def test_a_reference_that_is_no_answer_is_told_from_one(gold: str, why: str) -> None:
+    assert no_answer(gold).startswith(why)
+    assert usable([(gold, None, None)]) == [False]
+    if gold.strip():
+        assert no_answer(gold, "text") == no_answer(gold, None, ["a", gold]) == ""
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "7",
+        "|x-1|",
+        "P(A|B)",
+        r"\text{a long sentence of more than twelve words that someone has put into a box}",
+        "none of them",
+        "None",
+        "undefined",
+        "red, green, blue, dark grey, light grey, black, white, pink, purple, brown, beige, teal, lime",
+        "x|y=2",
+        "-1",
+        "3.5",
+    ],
+)
+def test_what_can_be_an_answer_is_left_to_the_verifier(gold: str) -> None:
+    assert no_answer(gold) == ""
