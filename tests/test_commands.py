@@ -22,6 +22,7 @@ STARTED = {
     "python -m eval": [sys.executable, "-m", "eval", "--help"],
     "python -m rewards score": [sys.executable, "-m", "rewards", "score", "--help"],
     "python pipeline/run.py": [sys.executable, "pipeline/run.py", "--help"],
+    "python tests/gpu/run.py": [sys.executable, "tests/gpu/run.py", "--help"],
     "python -m pytest": [sys.executable, "-m", "pytest", "--help"],
     "accelerate launch": [str(BIN / "accelerate"), "launch", "--help"],
 }

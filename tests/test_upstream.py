@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import datasets
 import pytest
 import sympy
 import torch
@@ -460,6 +461,16 @@ def test_pebble_gives_up_a_pool_whose_idle_worker_dies() -> None:
 @workaround("rewards/grading/algebra.py", "it does not (huggingface/Math-Verify#21)", "`_same_constant`")
 def test_math_verify_rounds_a_decimal_to_six_places() -> None:
     assert verify(sympy.Float("1e-7"), sympy.Float("2e-7"), timeout_seconds=None)
+
+
+@workaround("eval/data/rows.py", "a list is cast so too", "the copy of the table in `undecoded`")
+def test_datasets_writes_a_table_again_to_cast_a_list_of_images(tmp_path: Path) -> None:
+    shown = {"images": [{"bytes": b"x", "path": None}]}
+    made = datasets.Dataset.from_list([shown], features=datasets.Features({"images": datasets.List(datasets.Image())}))
+    made.save_to_disk(tmp_path / "saved")
+    saved = datasets.load_from_disk(tmp_path / "saved")
+    cast = saved.cast_column("images", datasets.List(datasets.Image(decode=False)))
+    assert {file["filename"] for file in cast.cache_files}.isdisjoint(file["filename"] for file in saved.cache_files)
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

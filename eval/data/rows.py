@@ -116,7 +116,7 @@ def undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
     """The same table with images as their bytes and paths, so that re-arranging columns decodes nothing.
 
     Images in a list change their type alone, as `cast_column` does it for one that is in none: for a list it writes the
-    whole table again. Delete when it does not (datasets 5.2, `arrow_dataset.py`: only where `feature.decode_example`).
+    whole table again. Delete when a list is cast so too (`datasets/arrow_dataset.py:2480`).
     """
     from datasets import Dataset, Image, List
 
