@@ -1,6 +1,7 @@
 """The type of a canonical row's images: `datasets.Image` that decodes to the one picture of `eval.data.images.rgb`."""
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,4 +26,6 @@ class Picture(datasets.Image):
             return rgb(opened)
 
 
-register_feature(Picture, "Picture")
+with warnings.catch_warnings():  # the function is experimental, and says so to whoever reads rows
+    warnings.simplefilter("ignore")
+    register_feature(Picture, "Picture")
