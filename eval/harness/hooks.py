@@ -32,8 +32,7 @@ def doc_to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     for turn in prompt(doc["question"]):
         turns.append({"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]})
-    # What is not RGB, each of lmms-eval's models turns into it in a way of its own.
-    turns[-1]["content"][:0] = [{"type": "image", "url": image.convert("RGB")} for image in doc["images"]]
+    turns[-1]["content"][:0] = [{"type": "image", "url": image} for image in doc["images"]]
     return turns
 
 

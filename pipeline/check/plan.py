@@ -162,7 +162,8 @@ def describe(plans: Sequence[StagePlan], root: Path) -> list[str]:
     if cached := sum(plan.data_bytes for plan in plans):
         from datasets import config
 
-        lines.append(f"data cache: rows and images take {format_bytes(cached)} in {config.HF_DATASETS_CACHE}")
+        folder = str(config.HF_DATASETS_CACHE).replace(str(Path.home()), "~")
+        lines.append(f"data cache: rows and images take {format_bytes(cached)} in {folder}")
     return lines
 
 

@@ -254,9 +254,9 @@ def _prompt_tokens(chat: "ChatFormat", text: str, images: Sequence[Any], max_tok
         length += int(sum(chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
         if max_tokens is None or length + SLACK * len(images) <= max_tokens:
             return length
-    from datasets import Image
+    from eval.data.picture import Picture
 
-    decoded = [Image().decode_example(image) for image in images]
+    decoded = [Picture().decode_example(image) for image in images]
     ids = chat.processor(text=[text], images=[decoded], add_special_tokens=False)["input_ids"]
     return len(ids[0])
 
