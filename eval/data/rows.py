@@ -234,8 +234,14 @@ def _check_columns(source: Source, columns: list[str]) -> None:
         needed = " and ".join(name.replace("|", " or ") for name in REQUIRED[source.format])
         raise ValueError(
             f"{source.path}: format {source.format!r} needs the columns {needed}; "
-            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(columns)}. Name yours with `columns`"
+            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(columns)}. {_advice(columns)}"
         )
+
+
+def _advice(columns: list[str]) -> str:
+    """Which formats have all that they need in such columns."""
+    fit = [name for name, needed in REQUIRED.items() if all({*each.split("|")} & {*columns} for each in needed)]
+    return f"`format: {' or '.join(fit)}` reads these" if fit else "Name yours with `columns`"
 
 
 # What decides about a canonical row.

@@ -87,6 +87,13 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path, format: Form
         read(Source(path=path, format=format))
 
 
+def test_the_format_that_would_read_the_columns_is_named(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "7"}]
+    path = jsonl(tmp_path / "rows.jsonl", [{"conversations": turns}])
+    with pytest.raises(ValueError, match="found: conversations. `format: messages or vision_r1` reads these"):
+        read(Source(path=path))
+
+
 def test_gsm8k_has_its_answer_after_the_mark(tmp_path: Path) -> None:
     solution = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 1,072"
     rows = [{"question": "How many?", "answer": solution}, {"question": "How many?", "answer": "72"}]

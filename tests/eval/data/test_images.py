@@ -1,5 +1,6 @@
 """Images: found inside their folder only, decoded whole, refused by name."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,37 @@ def test_what_names_no_file_of_the_root_is_refused(tmp_path: Path, item: object,
     with pytest.raises(BadRow) as caught:
         located(item, [tmp_path])
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("content", [b"hf_SECRET\n", b"PK\x03\x04secret", b"id,answer\nsecret,2\n", b"\0" * 50])
+def test_a_file_that_is_no_image_shows_none_of_its_bytes(tmp_path: Path, content: bytes) -> None:
+    """A row may name any file below its folder, and below the cache of the hub."""
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(BadRow) as caught:
+        verify_image(located("token", [tmp_path]))
+    assert str(caught.value) == f"{tmp_path / 'token'}: no JPEG, PNG, WEBP, GIF, BMP, TIFF"
+
+
+@pytest.mark.parametrize("form", ["plain", "uri", "urlsafe", "lines", "bytes", "struct"])
+def test_an_image_may_stand_in_its_row(form: str) -> None:
+    content = jpeg()
+    text = base64.b64encode(content).decode()
+    held = {
+        "plain": text,
+        "uri": f"data:image/jpeg;base64,{text}",
+        "urlsafe": base64.urlsafe_b64encode(content).decode(),
+        "lines": "\n".join(text[place : place + 76] for place in range(0, len(text), 76)),
+        "bytes": content,
+        "struct": {"bytes": content, "path": "a.jpg"},
+    }[form]
+    assert located(held, [Path("/nowhere")]) == {"bytes": content, "path": None}
+
+
+def test_a_value_that_is_no_image_is_cut_in_its_message() -> None:
+    for item in ("data:image/png;base64," + "A" * 5001, {"path": None, "note": "x" * 5000}, ["x" * 5000]):
+        with pytest.raises(BadRow) as caught:
+            located(item, [Path("/nowhere")])
+        assert len(str(caught.value)) < 200
+    with pytest.raises(BadRow) as caught:
+        verify_image(located("A" * 5000, [Path("/nowhere")]))
+    assert len(str(caught.value)) < 200
