@@ -90,7 +90,7 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path, format: Form
 def test_the_format_that_would_read_the_columns_is_named(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "7"}]
     path = jsonl(tmp_path / "rows.jsonl", [{"conversations": turns}])
-    with pytest.raises(ValueError, match="found: conversations. `format: messages or vision_r1` reads these"):
+    with pytest.raises(ValueError, match=r"found: conversations\. `format: messages or vision_r1` reads these"):
         read(Source(path=path))
 
 
