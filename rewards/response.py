@@ -64,7 +64,7 @@ def render(think: str, answer: str) -> str:
 
 def parse(text: str) -> Response | Malformed:
     """Read `text`, a completion without its prompt. Never raises; linear in `len(text)`; total on any `str`."""
-    text = _without_final_eos(text)
+    text = without_final_eos(text)
     if _SPECIAL_TOKEN.search(text):
         return Malformed(Reason.SPECIAL_TOKEN)
     tags = [match.group() for match in _TAG.finditer(text)]
@@ -100,7 +100,7 @@ def lenient_answer(text: str) -> str:
     """
     if isinstance(response := parse(text), Response):
         return response.answer
-    text = _without_final_eos(text).rpartition(_CLOSE)[2]
+    text = without_final_eos(text).rpartition(_CLOSE)[2]
     if TAGS[2] in text:
         answer = text.rpartition(TAGS[2])[2].partition(TAGS[3])[0]
     elif said := _LAST_BOX.findall(text) or _SAID.findall(text):
@@ -114,7 +114,8 @@ _LAST_BOX = re.compile(r"\\boxed\{([^{}\n]*)\}")
 _SAID = re.compile(r"\banswer\b(?: is)?[ :=*]*([^\n]+)", re.IGNORECASE)
 
 
-def _without_final_eos(text: str) -> str:
+def without_final_eos(text: str) -> str:
+    """The text without the end-of-turn token that stands at its end."""
     text = text.rstrip()
     return next((text.removesuffix(eos) for eos in _EOS if text.endswith(eos)), text)
 

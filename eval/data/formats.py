@@ -3,8 +3,10 @@
 What every format shares is done after it, in `canonical`: images and their marks, options, references, responses.
 """
 
+import ast
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eval.data.images import BadRow
 from eval.data.options import AnswerIs, chosen, letter, options, reference
 from eval.data.turns import MARK, Tags, content, final_answer, last_box, one_exchange, response, turns
+from rewards.response import TAGS
 
 Values = Mapping[str, Any]
 Row = dict[str, Any]
@@ -64,33 +67,44 @@ def canonical(how: Reading, values: Values, index: int) -> Row:
     row: Row = {
         "id": str(_first(values, "id", "question_id", "unique_id", "uuid", "pid", otherwise=index)),
         "images": _image_list(values),
-        **{"think": values.get("think"), "kind": values.get("kind"), "choices": None, "notes": []},
+        **{"think": values.get("think"), "kind": values.get("kind"), "choices": values.get("choices"), "notes": []},
     }
+    if values.get("system"):
+        row["notes"].append("system_prompt")
     row |= READERS[how.format](values)
     if (said := row.pop("response", None)) is not None:
-        read = response(said, how.tags)
-        row |= {**read, "notes": [*row["notes"], *read.get("notes", [])]}
-    row["question"], row["images"] = _placed(row["question"], row["images"])
+        row |= _told(row, response(said, how.tags))
+    if values.get("videos"):
+        raise BadRow("row_shape", "the row has videos; images are read")
     for name in ("think", "kind"):
         if not isinstance(row[name], str | None):
             raise BadRow("row_shape", f"{name} is {row[name]!r:.60}, not text")
     return row | _answered(row, how)
 
 
+def _told(row: Row, read: Row) -> Row:
+    """Trace and answer of a response; the row's own reference, where it has one, stays its answer."""
+    notes = [*row["notes"], *read.get("notes", [])]
+    own = reference(row.get("answer"))
+    if own and own.casefold() != read["answer"].casefold():
+        notes.append("other_answer")
+    return {"think": read["think"] or row["think"], "answer": own or read["answer"], "notes": notes}
+
+
 def _answered(row: Row, how: Reading) -> Row:
-    """The options in the question, and the answer as the one that it names."""
+    """The images in their order, the options in the question, and the answer as the one that it names."""
     texts, labels = options(row["choices"])
-    if texts is None:
+    question, texts, images = _placed(row["question"], texts or [], row["images"])
+    answer = reference(row["answer"])
+    if not texts:
         if how.answer_is == "index":
             raise BadRow("choice_range", "the answer is an index, and the row has no options")
-        return {"answer": reference(row["answer"]), "choices": None}
-    texts = [_without_numbers(text) for text in texts]
-    answer = reference(row["answer"])
-    lettered = "\n".join([row["question"], *_lettered(texts)])
+        return {"question": question, "answer": answer, "choices": None, "images": images}
     return {
-        "question": lettered,
+        "question": "\n".join([question, *_lettered(texts)]),
         "answer": chosen(answer, texts, labels, how.answer_is) if answer else "",
         "choices": texts,
+        "images": images,
     }
 
 
@@ -106,7 +120,9 @@ def rows(values: Values) -> Row:
         "choices": values.get("choices"),
     }
     said = values.get("response")
-    return row if said is None else row | {"response": _text(said)}
+    if not isinstance(said, str | None):
+        raise BadRow("row_shape", f"the response is {said!r:.60}, not text")
+    return row if said is None else row | {"response": said}
 
 
 @reads("messages|prompt|conversations", also="messages prompt conversations completion answer")
@@ -115,6 +131,8 @@ def messages(values: Values) -> Row:
 
     One question and one response; a system message makes room for the grammar's own.
     """
+    if len(told := [name for name in ("prompt", "messages", "conversations") if values.get(name)]) > 1:
+        raise BadRow("turns", f"the row has {' and '.join(told)}; say which is read: columns: {{{told[1]}: {told[1]}}}")
     conversation = [*turns(values.get("prompt"), "user"), *turns(values.get("completion"), "assistant")]
     for name in ("messages", "conversations"):
         conversation = conversation or turns(values.get(name), "user")
@@ -126,9 +144,8 @@ def messages(values: Values) -> Row:
     if reply is None:
         return row
     said, _ = content(reply)
-    if thought := reply.get("thinking") or reply.get("reasoning_content"):
-        return row | {"think": thought, "answer": said.strip()}
-    return row | {"response": said}
+    thought = reply.get("thinking") or reply.get("reasoning_content") or reply.get("reasoning")
+    return row | {"response": f"{TAGS[0]}{thought}{TAGS[1]}{said}" if thought else said}
 
 
 @reads("conversations", also="conversations")
@@ -171,10 +188,12 @@ def iconqa(values: Values) -> Row:
             choices = _by_commas(values.get("choices"), answer)
         case "choose_img":
             pictures = [values.get(name) for name in _CHOICE_IMAGES]
-            shown = [picture for picture in pictures if picture]
+            there = [number for number, picture in enumerate(pictures) if picture]
+            shown = [pictures[number] for number in there]
             choices = [f"image {len(images) + number + 1}" for number in range(len(shown))]
             images = [*images, *shown]
-            answer = re.sub(r"^choice_(\d+)\.\w+$", r"\1", answer)
+            number = re.sub(r"^choice_(\d+)\.\w+$", r"\1", answer)
+            answer = str(there.index(int(number))) if number.isdecimal() and int(number) in there else "-"
         case other:
             raise BadRow("question_type", f"ques_type {other!r:.60}; known: choose_txt, choose_img, fill_in_blank")
     index = choices.index(answer) if answer in choices else int(answer) if answer.isdecimal() else -1
@@ -201,7 +220,7 @@ def gsm8k(values: Values) -> Row:
 def math(values: Values) -> Row:
     """MATH and MATH-500: a solution whose last `\\boxed{}` is the answer; MATH-500 has it in a column too."""
     solution = _text(values["solution"])
-    answer = _text(values.get("answer")) or last_box(solution)
+    answer = reference(values.get("answer")) or last_box(solution)
     if answer is None:
         why = "has no \\boxed{} that closes" if "\\boxed{" in solution else "has no \\boxed{}"
         raise BadRow("no_final_answer", f"the solution {why}")
@@ -246,49 +265,91 @@ _COLUMN = re.compile(r"image_(\d+)")
 
 def _image_list(values: Values) -> list[Any]:
     """The images of a row under `images`, under `image`, or under `image_1`, `image_2` ...; none if there are none."""
-    images = values.get("images") or values.get("image") or []
-    if not images and not isinstance(images, bytes):
-        numbered = [(int(match[1]), name) for name in values if (match := _COLUMN.fullmatch(name))]
-        images = [values[name] for _, name in sorted(numbered) if values[name]]
-    return list(images) if isinstance(images, list | tuple) else [images]
+    numbered = sorted((int(match[1]), name) for name in values if (match := _COLUMN.fullmatch(name)))
+    places = {name: _listed(values.get(name)) for name in ("images", "image")}
+    places["image_1 ..."] = [image for _, name in numbered for image in _listed(values[name])]
+    held = {name: images for name, images in places.items() if images}
+    if len(held) > 1 and "images" not in held:
+        raise BadRow("image_marks", f"the row has images in {' and '.join(held)}; name one: columns: {{images: ...}}")
+    if "images" in held and "image" in held and held["images"] != held["image"]:
+        raise BadRow(
+            "image_marks", "the row has other images in `images` than in `image`; name one: columns: {images: ...}"
+        )
+    return next(iter(held.values()), [])
+
+
+def _listed(value: Any) -> list[Any]:
+    """The images of a column, which may be a list that is written as text; what stands for none is left out."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value.strip())
+    images = list(value) if isinstance(value, list | tuple) else [value]
+    return [image for image in images if not _is_none(image)]
+
+
+def _is_none(image: Any) -> bool:
+    """Columnar files fill up with empty structs."""
+    empty = isinstance(image, dict) and {*image} <= {"bytes", "path"} and not any(image.values())
+    return image is None or empty or (isinstance(image, str | bytes) and not image.strip())
 
 
 def _either(held: list[Any], listed: list[Any]) -> list[Any]:
     """The images that the parts of a message hold, or a column does."""
-    if listed and len(listed) != len(held):
+    if listed and listed != held:
         raise BadRow(
             "image_marks", f"its messages hold {len(held)} images, and its column {len(listed)}; name one of both"
         )
-    return listed or held
+    return held
 
 
-def _placed(question: Any, images: list[Any]) -> tuple[str, list[Any]]:
-    """The question without the marks of its images, and the images: a prompt's stand before its text, in their order.
+def _placed(question: Any, texts: list[str], images: list[Any]) -> tuple[str, list[str], list[Any]]:
+    """Question and options without the marks of their images, and the images: they stand before the text, in order.
 
-    Numbered marks become words, since a text speaks of several images by them.
+    A mark at either end of the question goes; one within it, or in an option, becomes words where there are several.
 
     Raises:
         BadRow: there are more marks than images or fewer, or nothing is asked.
     """
-    text = _text(question)
-    named = _NAMED.findall(text)
-    text = _NAMED.sub(MARK, text)
+    if not isinstance(question, str | int | float):
+        raise BadRow(
+            "row_shape" if question is not None else "empty_question", f"the question is {question!r:.60}, not text"
+        )
+    named = _NAMED.findall(str(question))
+    whole = "\0".join([_NAMED.sub(MARK, str(question)), *texts])
+    if other := re.search(r"<(?:video|audio)>", whole):
+        raise BadRow("row_shape", f"its text has {other[0]}; images are read")
+    plain = MARK in whole
     images = images or [name.strip() for name in named]
-    numbers = {int(number) for number in _NUMBERED.findall(text)}
-    marks = len(numbers) or text.count(MARK)
-    if numbers and MARK in text:
-        raise BadRow("image_marks", f"its text has both {MARK} and <image 1>")
-    if marks and marks != len(images):
-        many = f"{marks} mark{'s' * (marks > 1)} of an image, and the row has {len(images) or 'no'} image"
+    whole, marks = _with_numbers(whole)
+    if {*marks} != {*range(1, len(images) + 1)} and marks:
+        many = (
+            f"{len({*marks})} mark{'s' * (len({*marks}) > 1)} of an image, and the row has {len(images) or 'no'} image"
+        )
         advice = "" if images else "; name their column: columns: {images: ...}"
-        raise BadRow("image_marks", f"its text has {many}{'s' * (len(images) > 1)}{advice}")
-    if numbers:
-        text = _without_numbers(text if len(images) > 1 else _NUMBERED.sub("", text))
-    text = text.replace(MARK, "").strip()
-    if not text:
+        strange = f", numbered to {max(marks)}" if max(marks) > len({*marks}) else ""
+        raise BadRow("image_marks", f"its text has {many}{'s' * (len(images) > 1)}{strange}{advice}")
+    question, *texts = _in_words(whole, len(images), plain).split("\0")
+    if not question.strip():
         raise BadRow("empty_question", "the question is empty")
-    return text, images
+    return question.strip(), texts, images
 
 
-def _without_numbers(text: str) -> str:
-    return _NUMBERED.sub(r"image \1", text)
+def _with_numbers(text: str) -> tuple[str, list[int]]:
+    """The text with all of its marks numbered, and their numbers."""
+    if _NUMBERED.search(text):
+        if MARK in text:
+            raise BadRow("image_marks", f"its text has both {MARK} and <image 1>")
+        return text, [int(number) for number in _NUMBERED.findall(text)]
+    first, *rest = text.split(MARK)
+    numbered = first + "".join(f"<image {number}>{part}" for number, part in enumerate(rest, 1))
+    return numbered, [*range(1, len(rest) + 1)]
+
+
+def _in_words(text: str, images: int, plain: bool) -> str:
+    question, border, rest = text.partition("\0")
+    if images == 1:
+        question = _NUMBERED.sub("", question)
+    elif plain:  # one that bears a number is spoken of
+        marks = rf"(?:\s*{_NUMBERED.pattern}\s*)+"
+        question = re.sub(rf"^{marks}|{marks}$", "", question)
+    return _NUMBERED.sub(r"image \1", question + border + rest)

@@ -40,10 +40,18 @@ def located(item: Any, roots: list[Path]) -> Image:
     Raises:
         BadRow: it is no image's name, or its path leaves the roots.
     """
+    if hasattr(item, "save"):  # decoded already, within a message
+        item = _encoded(item)
     content = item.get("bytes") if isinstance(item, dict) else item
+    if isinstance(content, str) and isinstance(item, dict):
+        content = _from_base64(content)
     if isinstance(content, bytes) and content:
         return {"bytes": content, "path": None}
     path = item.get("path") if isinstance(item, dict) else item
+    if isinstance(item, dict) and not path:
+        raise BadRow(
+            "image_type", f"a struct of {_cut(', '.join(map(str, item)))} is no image: bytes and path are read"
+        )
     if not isinstance(path, str) or not path or "\0" in path:
         raise BadRow("image_type", f"{_cut(repr(path))} is no image: a row names a file's path, or holds its bytes")
     if (content := _from_base64(path)) is not None:
@@ -57,7 +65,7 @@ def located(item: Any, roots: list[Path]) -> Image:
 
 
 _SHOWN = 60  # characters of a value in a message
-_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
+_DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 
 
@@ -85,6 +93,12 @@ def _from_base64(text: str) -> bytes | None:
 
 
 _URL_SAFE = str.maketrans("-_", "+/")
+
+
+def _encoded(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def verify_image(image: Image) -> str:
@@ -144,7 +158,7 @@ def rgb(opened: Any) -> Any:
     from PIL import ImageOps
 
     opened.load()
-    if opened.getexif():
+    if _orientation(opened) != 1:
         opened = ImageOps.exif_transpose(opened)
     if opened.mode == "I" or opened.mode.startswith("I;16"):
         opened = _in_8_bits(opened)
@@ -160,6 +174,17 @@ def rgb(opened: Any) -> Any:
 _MODES = {"1", "L", "P", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr"}
 
 
+def _orientation(opened: Any) -> int:
+    """From 1, upright, to 8; 1 where the file's EXIF cannot be read."""
+    from PIL import ExifTags
+
+    try:
+        found = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's parser raises whatever broken bytes make it trip over
+        return 1
+    return found if found in range(1, 9) else 1
+
+
 def _in_8_bits(opened: Any) -> Any:
     import numpy as np
     from PIL import Image as PILImage
@@ -169,16 +194,21 @@ def _in_8_bits(opened: Any) -> Any:
     if lowest < 0 or highest >= 2**16:
         raise ValueError(f"values from {lowest} to {highest} have no known scale; save it with 8 or 16 bits a channel")
     bits = next(bits for bits in (8, 12, 16) if highest < 2**bits)
-    return PILImage.fromarray(np.round(values * (255 / (2**bits - 1))).astype(np.uint8))
+    scaled = np.round(values * (255 / (2**bits - 1)))
+    if isinstance(clear := opened.info.get("transparency"), int):
+        scaled[values == clear] = 255
+    return PILImage.fromarray(scaled.astype(np.uint8))
 
 
 def image_size(image: Image) -> tuple[int, int]:
     """Height and width of an undecoded image, as it will stand after its orientation tag is followed."""
-    from PIL import ExifTags
     from PIL import Image as PILImage
 
     with PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as opened:
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        if opened.format == "TIFF":  # Pillow turns it when it is loaded
+            width, height = rgb(opened).size
+            return height, width
+        turned = _orientation(opened) > 4
         return (opened.width, opened.height) if turned else (opened.height, opened.width)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval.data.images import BadRow
-from rewards.response import MAX_ANSWER_CHARS, TAGS, Malformed, Reason, Response, parse
+from rewards.response import MAX_ANSWER_CHARS, TAGS, Malformed, Reason, Response, parse, without_final_eos
 
 MARK = "<image>"  # where an image stands in a text
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}  # ShareGPT's and others'
@@ -32,19 +32,20 @@ def turns(value: Any, role: str) -> list[dict[str, Any]]:
         BadRow: it is none.
     """
     if isinstance(value, str):
-        if not value.lstrip().startswith("[{"):
+        if not re.match(r"\s*(?:\[\s*)?\{\s*\"", value):
             return [{"role": role, "content": value}]
         try:
             value = json.loads(value)
         except ValueError as error:
             raise BadRow("turns", f"the conversation is text, and no valid JSON: {error}") from None
-    found = [_turn(turn) for turn in value or []]
+    found = [_turn(turn) for turn in ([value] if isinstance(value, Mapping) else value or [])]
     return [turn for turn in found if turn["role"] != "system" or turn["content"]]
 
 
 def _turn(turn: Any) -> dict[str, Any]:
-    if isinstance(turn, Mapping) and isinstance(turn.get("from"), str) and turn.get("role") is None:
-        turn = {**turn, "role": turn["from"], "content": turn.get("value")}
+    if isinstance(turn, Mapping):
+        said = turn.get("content") if turn.get("content") is not None else turn.get("value")
+        turn = {**turn, "role": turn.get("role") or turn.get("from"), "content": said}
     if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
         raise BadRow("turns", f"a message has a role and a content (or from and value); this is {turn!r:.60}")
     role = turn["role"].lower()
@@ -64,9 +65,11 @@ def one_exchange(conversation: list[dict[str, Any]]) -> tuple[str, dict[str, Any
         raise BadRow(
             "turns", f"the turns are {said:.100}; one user's and one assistant's are read, after a system prompt"
         )
-    system = content(conversation[0])[0].strip() if len(bare) < len(roles) else ""
+    system, shown = content(conversation[0]) if len(bare) < len(roles) else ("", [])
+    if shown or MARK in system:
+        raise BadRow("turns", "the system prompt has an image; put it into the question")
     reply = conversation[-1] if bare[1:] else None
-    return system, conversation[-len(bare)], reply
+    return system.strip(), conversation[-len(bare)], reply
 
 
 def content(turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -76,20 +79,26 @@ def content(turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
         BadRow: a part is neither text nor image.
     """
     body = turn.get("content")
-    if not isinstance(body, list):
+    if body is None or isinstance(body, str | int | float):
         return ("" if body is None else str(body)), []
-    texts, images = [], []
-    for part in body:
+    texts, images, places = [], list[Any](), []
+    for part in [body] if isinstance(body, Mapping) else body:
         part = {"type": "text", "text": part} if isinstance(part, str) else part
-        kind = part.get("type") or ("text" if part.get("text") is not None else "image")
-        if kind == "text":
-            texts.append(str(part.get("text") or ""))
-        elif kind in {"image", "image_url", "input_image"}:
-            texts.append(MARK)
-            images += [held for held in [_held(part)] if held is not None]
-        else:
+        if not isinstance(part, Mapping) or (part.get("type") or "text") not in _PARTS:
+            kind = part.get("type") if isinstance(part, Mapping) else part
             raise BadRow("turns", f"a part of a message is of type {kind!r:.60}; text and images are read")
+        held = _held(part)
+        if held is not None or part.get("type", "text") in _PARTS - {"text", None}:
+            texts.append(MARK)
+            images += [] if held is None else [held]
+            places.append(part.get("index"))
+        texts.append(str(part.get("text") or ""))
+    if any(isinstance(place, int) for place in places) and places != [*range(len(places))]:
+        raise BadRow("turns", f"its images are placed out of their order: {places}")
     return "".join(texts), images
+
+
+_PARTS = {"text", "image", "image_url", "input_image"}
 
 
 def _held(part: Mapping[str, Any]) -> Any:
@@ -115,6 +124,7 @@ def response(text: str, tags: Tags | None = None) -> dict[str, Any]:
     Raises:
         BadRow: it is none of these.
     """
+    text = without_final_eos(text)
     if tags is not None:
         return _by_tags(text, tags)
     parsed = parse(text)
@@ -144,7 +154,9 @@ def _after_the_trace(text: str) -> dict[str, Any]:
     think, _, rest = text.partition(TAGS[0])[2].partition(TAGS[1])
     answer = last_box(rest)
     if answer is None:
-        answer = final_answer(rest.strip().rpartition("\n")[2])
+        answer = _last_said(rest)
+    elif len({*re.findall(r"\\boxed\{[^{}]*\}", rest.strip().rpartition("\n")[2])}) > 1:
+        raise BadRow(Reason.SEVERAL_BOXES, f"the last line has several boxes: {rest.strip()[-60:]!r}")
     if not answer:
         raise BadRow(Reason.MISSING_TAG, f"nothing follows {TAGS[1]}; an answer is due there")
     if len(answer) > MAX_ANSWER_CHARS:
@@ -153,6 +165,15 @@ def _after_the_trace(text: str) -> dict[str, Any]:
     spare = re.sub(r"\W|boxed|final|answer", "", rest, flags=re.IGNORECASE)
     is_more = len(spare) > len(re.sub(r"\W", "", answer))
     return {"think": think.strip(), "answer": answer, "notes": ["text_beside_answer"] if is_more else []}
+
+
+def _last_said(text: str) -> str:
+    """What follows the last "answer is" or "answer:", or else the last line that has a word and asks nothing."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line) and not line.strip().endswith("?")]
+    for line in reversed(lines):
+        if said := re.search(r"\banswer(?:\*\*)?(?: is\b|:)[\s:*]*(.+)", line, re.IGNORECASE):
+            return final_answer(said[1].strip().removesuffix(".").strip("* "))
+    return final_answer(lines[-1]) if lines else ""
 
 
 def _by_tags(text: str, tags: Tags) -> dict[str, Any]:
@@ -171,10 +192,10 @@ def last_box(text: str) -> str | None:
     """What stands in the last `\\boxed{}`, to the brace that closes it; None where there is none that closes."""
     _, mark, rest = text.rpartition("\\boxed{")
     depth = 1
-    for index, character in enumerate(rest if mark else ""):
-        depth += {"{": 1, "}": -1}.get(character, 0)
+    for brace in re.finditer(r"\\.|[{}]", rest if mark else "", re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)  # an escaped one is a sign
         if depth == 0:
-            return rest[:index].strip()
+            return rest[: brace.start()].strip()
     return None
 
 

@@ -66,6 +66,7 @@ def check_data(
 
 _NOTES = {
     "system_prompt": "a system prompt of their own is replaced by the grammar's; put what it says into the question",
+    "other_answer": "their response ends in another answer than the row's own reference, which is trained on",
     "text_beside_answer": "text around the final answer is left out of the response; its answer alone is trained on",
 }
 

@@ -260,6 +260,9 @@ def test_a_response_in_a_column_is_read_where_it_is_named_alone(tmp_path: Path) 
     found = _read(tmp_path, row)
     assert (found["answer"], found.get("think"), found["response"]) == ("7", None, row["response"])
     found = _read(tmp_path, row, columns={"response": "response"})
+    assert (found["answer"], found["think"], found["notes"]) == ("7", "a", ["other_answer"])
+    del row["answer"]
+    found = _read(tmp_path, row, columns={"response": "response"})
     assert (found["answer"], found["think"]) == ("8", "a")
 
 

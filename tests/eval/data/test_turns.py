@@ -40,7 +40,7 @@ def test_an_exchange_is_read_by_whatever_names(value: Any) -> None:
         [],
         ["?"],
         [{"content": "?"}],
-        "[{broken",
+        '[{"role": broken',
     ],
     ids=repr,
 )
