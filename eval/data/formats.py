@@ -260,12 +260,12 @@ def _by_commas(choices: Any, answer: str) -> list[str]:
 
 _NUMBERED = re.compile(r"<image[ _]?(\d+)>")  # MMMU's
 _NAMED = re.compile(r"<img>(.*?)</img>", re.DOTALL)  # Qwen-VL's
-_COLUMN = re.compile(r"image_(\d+)")
+NUMBERED_COLUMN = re.compile(r"image_(\d+)")
 
 
 def _image_list(values: Values) -> list[Any]:
     """The images of a row under `images`, under `image`, or under `image_1`, `image_2` ...; none if there are none."""
-    numbered = sorted((int(match[1]), name) for name in values if (match := _COLUMN.fullmatch(name)))
+    numbered = sorted((int(match[1]), name) for name in values if (match := NUMBERED_COLUMN.fullmatch(name)))
     places = {name: _listed(values.get(name)) for name in ("images", "image")}
     places["image_1 ..."] = [image for _, name in numbered for image in _listed(values[name])]
     held = {name: images for name, images in places.items() if images}

@@ -5,11 +5,10 @@ A canonical row has `id`, `question`, `answer`, and, where the data has them, `i
 """
 
 import difflib
-import gzip
 import json
-import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from eval.data import formats, images, options, turns
-from eval.data.formats import ALIKE, EXPLICIT, NAMES, REPLACED, REQUIRED, Format, Reading, canonical
+from eval.data import formats, images, lines, options, turns
+from eval.data.formats import ALIKE, EXPLICIT, NAMES, NUMBERED_COLUMN, REPLACED, REQUIRED, Format, Reading, canonical
 from eval.data.images import BadRow, located
+from eval.data.lines import LINES, PEEKED, check_types, column_types, line_files, line_rows
 from eval.data.options import AnswerIs
 from eval.data.turns import Tags
 from eval.files import cache_key, sha256
@@ -28,8 +28,6 @@ from rewards.response import SYSTEM_PROMPT
 
 if TYPE_CHECKING:
     import datasets
-
-PEEKED = 1000  # rows from which the types of a JSON file's own columns are taken
 
 
 class Source(BaseModel):
@@ -80,11 +78,14 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
     if source.configuration and (source.file or saved):
         raise ValueError(f"{source.place}: a file has no configuration {source.configuration!r}; leave it out")
     source = _with_file(source)
-    files = _json_files(source)
+    files = line_files(Path(source.path), source.split, bool(source.configuration))
     try:
         rows = _from_json(source, files, first) if files else _from_table(source, first)
-    except (DatasetsError, ArrowInvalid) as error:
-        raise ValueError(f"{source.path}: cannot be read: {error.__cause__ or error}") from error
+    except (DatasetsError, ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        if isinstance(cause, ValueError) and not isinstance(cause, ArrowInvalid):
+            raise cause from error
+        raise ValueError(f"{source.path}: cannot be read: {' '.join(str(cause).split())}") from error
     if len(rows) == 0:
         raise ValueError(f"{source.path}: no row")
     empty = [name for name in features() if name in rows.column_names and _is_empty(rows, name)]
@@ -215,8 +216,12 @@ def _part(values: Any, path: str) -> Any:
     return value
 
 
-def _check_columns(source: Source, columns: list[str]) -> None:
-    """Raises: ValueError: the format needs others, or has no such name."""
+def _check_columns(source: Source, columns: list[str], resolves: Callable[[str], bool]) -> None:
+    """`resolves` tells whether a part of a column is there.
+
+    Raises:
+        ValueError: the format needs others, or has not the names that `columns` gives.
+    """
     known = NAMES[source.format]
     if strange := [ours for ours in source.columns if ours not in known]:
         close = difflib.get_close_matches(strange[0], known, 1, 0.5)
@@ -229,23 +234,27 @@ def _check_columns(source: Source, columns: list[str]) -> None:
         raise ValueError(f"{source.path}: format {source.format!r} has no responses with tags; leave out `tags`")
     names = ({*columns} - EXPLICIT) | source.columns.keys()
     missing = [name for name in REQUIRED[source.format] if not {*name.split("|")} & names]
-    unknown = [theirs for theirs in source.columns.values() if not {theirs, theirs.partition(".")[0]} & {*columns}]
+    unknown = [theirs for theirs in source.columns.values() if theirs not in columns and not resolves(theirs)]
     if missing or unknown:
+        advice = _advice(columns) if missing else _RENAME
         needed = " and ".join(name.replace("|", " or ") for name in REQUIRED[source.format])
         raise ValueError(
             f"{source.path}: format {source.format!r} needs the columns {needed}; "
-            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(columns)}. {_advice(columns)}"
+            f"missing: {', '.join([*missing, *unknown])}; found: {', '.join(columns)}. {advice}"
         )
 
 
 def _advice(columns: list[str]) -> str:
     """Which formats have all that they need in such columns."""
     fit = [name for name, needed in REQUIRED.items() if all({*each.split("|")} & {*columns} for each in needed)]
-    return f"`format: {' or '.join(fit)}` reads these" if fit else "Name yours with `columns`"
+    return f"`format: {' or '.join(fit)}` reads these" if fit else _RENAME
+
+
+_RENAME = "Name yours with `columns`"
 
 
 # What decides about a canonical row.
-_CODE = [__file__, *(str(module.__file__) for module in (formats, images, options, turns, response))]
+_CODE = [__file__, *(str(module.__file__) for module in (formats, images, lines, options, turns, response))]
 
 
 # --- tables: hub data sets, parquet, saved data sets, folders of images -----------------------------------------------
@@ -256,27 +265,44 @@ def _from_table(source: Source, first: int | None) -> "datasets.Dataset":
 
     files = _parquet_files(source) if first is None else []
     table = undecoded(_table(source, streaming=True) if files else _head(source, first))
-    _check_columns(source, table.column_names)
-    extras = {name: kind for name, kind in table.features.items() if name not in _replaced(source)}
+    _check_columns(source, table.column_names, lambda path: _is_typed(table.features, path))
+    replaced = _replaced(source)
+    extras = {n: kind for n, kind in table.features.items() if n not in replaced and not NUMBERED_COLUMN.fullmatch(n)}
+    labels = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
     roots = [*_roots(source), Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
     if files:  # row by row, so that the images in them are stored once: in the canonical rows
         stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return datasets.Dataset.from_generator(
             lambda: (
-                {name: values[name] for name in extras} | canonical_row(source, values, index, roots)
+                {name: values[name] for name in extras} | canonical_row(source, _named(values, labels), index, roots)
                 for index, values in enumerate(table)
             ),
             features=datasets.Features(features() | extras),
             fingerprint=cache_key([stamps, source.settings(), roots], _CODE),
         )
     return table.map(
-        lambda values, index: canonical_row(source, values, index, roots),
+        lambda values, index: canonical_row(source, _named(values, labels), index, roots),
         with_indices=True,
         remove_columns=[name for name in table.column_names if name not in extras],
         features=datasets.Features(features() | extras),
         new_fingerprint=cache_key([table._fingerprint, source.settings()], _CODE),
         desc="reading rows",
     )
+
+
+def _named(values: Any, labels: dict[str, Any]) -> dict[str, Any]:
+    """A row with the names of its classes, where a table keeps their numbers."""
+    return {**values, **{name: kind.int2str(values[name]) for name, kind in labels.items() if values[name] is not None}}
+
+
+def _is_typed(kind: Any, path: str) -> bool:
+    """Whether a table's types have this part of a column."""
+    step, _, rest = path.partition(".")
+    if isinstance(kind, dict):
+        return step in kind and (not rest or _is_typed(kind[step], rest))
+    if step.isdecimal() and hasattr(kind, "feature"):
+        return not rest or _is_typed(kind.feature, rest)
+    return hasattr(kind, "pa_type") and step in {"bytes", "path"} and not rest
 
 
 def _parquet_files(source: Source) -> list[Path]:
@@ -306,8 +332,7 @@ def _head(source: Source, first: int | None) -> "datasets.Dataset":
     return table if first is None else table.select(range(min(first, len(table))))
 
 
-_READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
-_JSON = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
+_READERS = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def _table(source: Source, streaming: bool) -> Any:
@@ -318,10 +343,9 @@ def _table(source: Source, streaming: bool) -> Any:
     if reader := _READERS.get(path.suffix):
         if not path.is_file():
             raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
-        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        return datasets.load_dataset(reader, data_files=str(path), split="train", streaming=streaming, **options)
+        return datasets.load_dataset(reader, data_files=str(path), split="train", streaming=streaming)
     if path.is_file():
-        raise ValueError(f"{path}: files of this kind are not read; {', '.join([*_JSON, *_READERS])} are")
+        raise ValueError(f"{path}: files of this kind are not read; {', '.join([*LINES, *_READERS])} are")
     if (path / "state.json").is_file():
         return datasets.load_from_disk(str(path))
     asked: dict[str, Any] = {"split": source.split, "revision": source.revision, "streaming": streaming}
@@ -331,87 +355,29 @@ def _table(source: Source, streaming: bool) -> Any:
         raise ValueError(f"{source.path}: {' '.join(str(error).split())}") from error
 
 
-# --- JSON lines and JSON arrays: read row by row, so that one bad line costs one row ----------------------------------
-
-
-def _json_files(source: Source) -> list[Path]:
-    """The JSON files at the source's path; of a folder's, those of its split where their names say one."""
-    path = Path(source.path)
-    if path.name.endswith(_JSON):
-        if not path.is_file():
-            raise ValueError(f"no file {path}; a path is relative to the recipe or the task that names it")
-        return [path]
-    if not path.is_dir() or (path / "state.json").exists() or source.configuration:
-        return []
-    files, card = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]), path / "README.md"
-    if any(file.name == "metadata.jsonl" for file in files) or any(path.glob("*.parquet")):
-        return []  # a folder of images, or of tables
-    if card.exists() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace"):
-        return []  # a hub data set's own, whose card says which file belongs to which configuration
-    return [file for file in files if re.search(rf"\b{re.escape(source.split)}\b", file.stem)] or files
+# --- files of lines ---------------------------------------------------------------------------------------------------
 
 
 def _from_json(source: Source, files: list[Path], first: int | None) -> "datasets.Dataset":
     from datasets import Dataset, Features
 
-    peeked = list(islice(_json_rows(files), PEEKED))
+    peeked = list(islice(line_rows(files), PEEKED))
     rows = [row for row in peeked if isinstance(row, dict)]
-    if peeked and not rows:
+    if not peeked:
+        raise ValueError(f"{source.path}: no row")
+    if not rows:
         raise ValueError(f"{files[0]}: neither JSON lines nor an array of objects: {peeked[0]}")
-    _check_columns(source, list(dict.fromkeys(name for row in rows for name in row)))
-    extras = _types(rows, _replaced(source))
-    columns, roots = Features(features() | extras), _roots(source)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    _check_columns(source, columns, lambda path: any(_part(row, path) is not None for row in rows))
+    extras = column_types(rows, _replaced(source))
+    made, roots = Features(features() | extras), _roots(source)
     if first is not None:
-        return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=columns)
+        return Dataset.from_list(list(_json_canonical(source, peeked[:first], extras, roots)), features=made)
     return Dataset.from_generator(
-        lambda: _json_canonical(source, _json_rows(files), extras, roots),
-        features=columns,
+        lambda: _json_canonical(source, line_rows(files), extras, roots),
+        features=made,
         fingerprint=cache_key([[sha256(file) for file in files], source.settings(), roots, extras], _CODE),
     )
-
-
-def _json_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:
-    for file in files:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-            start = lines.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")
-            lines.seek(0)
-            yield from _array(lines) if start.startswith(b"[") else _lines(lines)
-
-
-def _lines(lines: Any) -> Iterator[dict[str, Any] | BadRow]:
-    blank = 0
-    for line in lines:
-        if not line.strip():
-            blank += 1  # reported if a row follows: rows are counted as an editor counts lines
-            continue
-        yield from (BadRow("json", "a blank line") for _ in range(blank))
-        blank = 0
-        try:
-            row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            yield row if isinstance(row, dict) and b"\\u" not in line else _object(row)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError too
-            yield BadRow("json", f"not valid JSON: {error}")
-
-
-def _array(file: Any) -> Iterator[dict[str, Any] | BadRow]:
-    """The objects of an array, one after the other: Vision-R1's files are hundreds of megabytes."""
-    import ijson
-
-    try:
-        for row in ijson.items(file, "item", use_float=True):
-            yield _object(row)
-    except ijson.JSONError as error:
-        yield BadRow("json", f"not valid JSON from here on: {error}")
-
-
-def _object(row: Any) -> dict[str, Any] | BadRow:
-    if not isinstance(row, dict):
-        return BadRow("json", f"not an object: {row!s:.80}")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return BadRow("json", "half of a surrogate pair stands alone in it, which is no text")
-    return row
 
 
 def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: list[Path]) -> Iterator[dict[str, Any]]:
@@ -419,23 +385,9 @@ def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: li
 
     for index, values in enumerate(rows):
         own = {name: values.get(name) if isinstance(values, dict) else None for name in extras}
+        if index >= PEEKED:
+            check_types(source.path, own, extras, index)
         for name, value in own.items():
             if extras[name] == Value("string") and value is not None and not isinstance(value, str):
                 own[name] = json.dumps(value)
         yield own | canonical_row(source, values, index, roots)
-
-
-def _types(rows: list[dict[str, Any]], replaced: set[str]) -> dict[str, Any]:
-    """The types of the data's own columns; text, as JSON, where the rows disagree."""
-    import pyarrow as pa
-    from datasets import Value
-    from datasets.features.features import generate_from_arrow_type
-
-    types: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row if name not in replaced):
-        try:
-            kind = pa.array([row.get(name) for row in rows]).type
-            types[name] = Value("string") if pa.types.is_null(kind) else generate_from_arrow_type(kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            types[name] = Value("string")
-    return types

@@ -154,13 +154,19 @@ def _read(tmp_path: Path, row: dict[str, Any], **settings: Any) -> dict[str, Any
         ({"question": "?"}, "?", 0),
         ({"question": "?", "images": []}, "?", 0),
         ({"question": "?", "image": ""}, "?", 0),
+        ({"question": "?", "images": [None, {"bytes": None, "path": None}]}, "?", 0),
+        ({"question": "?", "images": '["a.png", "b.png"]'}, "?", 2),
+        ({"question": "?", "images": [A], "image": A}, "?", 1),
+        ({"question": "<image><image>\nSame?", "images": [A, B]}, "Same?", 2),
+        ({"question": "Compare <image> with <image>.", "images": [A, B]}, "Compare image 1 with image 2.", 2),
+        ({"question": "Q", "choices": ["<image>", "<image>"], "images": [A, B]}, "Q\nA. image 1\nB. image 2", 2),
     ],
     ids=repr,
 )
 def test_a_rows_images_are_those_that_its_text_marks(
     tmp_path: Path, row: dict[str, Any], question: str, images: int
 ) -> None:
-    found = _read(tmp_path, {**row, "answer": "7"})
+    found = _read(tmp_path, {**row, "answer": "A" if "choices" in row else "7"})
     assert (found["question"], len(found.get("images") or [])) == (question, images)
 
 
@@ -176,12 +182,35 @@ def test_a_rows_images_are_those_that_its_text_marks(
         {"question": "<image 1> and <image 2>?", "image_1": A},
         {"question": "<image>?", "photo": A},
         {"question": "<image> <image 1>", "images": [A]},
+        {"question": "<image 1> and <image 3>?", "images": [A, B]},
+        {"question": "?", "image": A, "images": [B]},
+        {"question": "?", "image": A, "image_2": B},
         {"question": "<img>a.png</img><img>b.png</img>?", "images": [A]},
     ],
     ids=repr,
 )
 def test_marks_and_images_that_do_not_agree_are_a_problem_of_the_row(tmp_path: Path, row: dict[str, Any]) -> None:
     assert _read(tmp_path, {**row, "answer": "7"})["code"] == "image_marks"
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"question": "<video>?"}, {}),
+        ({"question": "?", "videos": ["a.mp4"]}, {}),
+        ({"question": ["?"]}, {}),
+        ({"question": {"stem": "?"}}, {}),
+        ({"question": "?", "r": ["<think>a</think>"]}, {"columns": {"response": "r"}}),
+    ],
+)
+def test_what_is_no_text_or_image_is_refused(tmp_path: Path, row: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert _read(tmp_path, {**row, "answer": "7"}, **settings)["code"] == "row_shape"
+
+
+def test_a_conversation_beside_another_is_refused_until_one_is_named(tmp_path: Path) -> None:
+    row = {"prompt": "a?", "messages": [{"role": "user", "content": "b?"}], "answer": "7"}
+    assert _read(tmp_path, row, format="messages")["code"] == "turns"
+    assert _read(tmp_path, row, format="messages", columns={"messages": "messages"})["question"] == "b?"
 
 
 def test_images_in_the_parts_of_a_message_reach_the_row(tmp_path: Path) -> None:

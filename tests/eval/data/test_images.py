@@ -1,6 +1,7 @@
 """Images: found inside their folder only, decoded whole, refused by name."""
 
 import base64
+import io
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_an_image_may_stand_in_its_row(form: str) -> None:
         "struct": {"bytes": content, "path": "a.jpg"},
     }[form]
     assert located(held, [Path("/nowhere")]) == {"bytes": content, "path": None}
+
+
+def test_broken_exif_turns_nothing_and_ends_nothing() -> None:
+    file = io.BytesIO()
+    PILImage.new("RGB", (8, 4)).save(file, "PNG", exif=b"Exif\0\0garbage")
+    image = {"bytes": file.getvalue(), "path": None}
+    verify_image(image)
+    assert image_size(image) == (4, 8)
 
 
 def test_a_value_that_is_no_image_is_cut_in_its_message() -> None:

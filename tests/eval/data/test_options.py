@@ -23,6 +23,12 @@ PETS = ["dog", "cat", "cow"]
         "(A) dog\n(B) cat\n(C) cow",
         "A. dog B. cat C. cow",
         "A) dog B) cat C) cow",
+        "A. dog, B. cat, C. cow",
+        "A. dog B. cat\nC. cow",
+        ["A.dog", "B.cat", "C.cow"],
+        ["1) dog", "2) cat", "3) cow"],
+        {"B": "cat", "A": "dog", "C": "cow"},
+        [{"id": "A", "text": "dog"}, {"id": "B", "text": "cat"}, {"id": "C", "text": "cow"}],
         ["A. dog", "B. cat", "C. cow"],
         ["(a) dog", "(b) cat", "(c) cow"],
         {"A": "dog", "B": "cat", "C": "cow"},
@@ -70,6 +76,12 @@ def test_letters_are_taken_off_once_and_only_where_all_have_their_own() -> None:
         ({"first": "dog", "second": "cat"}, "choices"),
         ({"text": ["dog", "cat"], "label": ["A"]}, "choices"),
         (b"dog", "row_shape"),
+        ("Choices:\nA. dog\nB. cat", "choices"),
+        ("[dog,\ncat]", "choices"),
+        ("{'text': array(['dog', 'cat'], dtype=object)}", "choices"),
+        (["A. dog", "B. cat", "D. cow"], "choices"),
+        (["B. dog", "A. cat"], "choices"),
+        ({"text": ["dog", "cat"], "label": ["A", "A"]}, "choices"),
     ],
     ids=repr,
 )
@@ -108,6 +120,7 @@ def test_an_answer_with_one_reading_is_read(answer: Any, choices: list[str], nam
         ("A", ["C", "A", "B"], "letter 'C' or text 'A'"),
         ("b", ["b", "a"], "letter 'a' or text 'b'"),
         ("3", ["0", "3", "6", "9"], "index '9' or text '3'"),
+        ("2", ["2", "4", "8"], "index '8' or text '2'"),
     ],
 )
 def test_an_answer_with_two_readings_is_refused_with_both_until_it_is_said_which(
@@ -132,6 +145,20 @@ def test_labels_say_what_answers_are() -> None:
         chosen("3", PETS, [], "index")
 
 
+@pytest.mark.parametrize("choices", [["1 cm", "2 cm"], ["$1$", "$2$"], ["1.0", "2.0"], ["x=1", "x=2"], ["01", "02"]])
+def test_an_option_that_says_the_number_is_a_reading_too(choices: list[str]) -> None:
+    with pytest.raises(BadRow, match="may be the index"):
+        chosen("1", choices, [], None)
+    assert chosen("1", choices, [], "index") == "B"
+    assert chosen("1", choices, [], "text") == choices[0]
+
+
+@pytest.mark.parametrize("answer", ["B. dog", "(C) cat"])
+def test_a_letter_beside_the_text_of_another_option_is_refused(answer: str) -> None:
+    with pytest.raises(BadRow, match="has the letter of another of its choices"):
+        chosen(answer, PETS, [], None)
+
+
 @pytest.mark.parametrize("answer", ["D", "Z"])
 def test_a_letter_beyond_the_options_is_refused(answer: str) -> None:
     with pytest.raises(BadRow, match="is no letter of its 3 choices"):
@@ -149,6 +176,7 @@ def test_a_letter_beyond_the_options_is_refused(answer: str) -> None:
         (0.5, "0.5"),
         (None, ""),
         (True, "True"),
+        ("<ANSWER>5</ANSWER>", "5"),
     ],
 )
 def test_a_reference_is_text_without_its_tags(value: Any, text: str) -> None:
@@ -169,6 +197,8 @@ def test_a_reference_is_text_without_its_tags(value: Any, text: str) -> None:
         "<answer>3",
         "<answer>3</answer> or <answer>4</answer>",
         "<think>hm</think>3",
+        "['7']",
+        "5 #### 2",
     ],
     ids=repr,
 )
