@@ -25,6 +25,11 @@ def test_csv_is_read_as_text_and_a_row_that_does_not_fit_its_columns_is_named(tm
     assert rows["answer"][1:] == ["007", "1", "", "None"]
 
 
+def test_a_value_of_csv_may_be_longer_than_its_readers_default(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"question,answer\n{'long ' * 40_000}?,7\n")
+    assert len(read(Source(path=str(tmp_path / "a.csv")))["question"][0]) == 200_001
+
+
 @pytest.mark.parametrize(
     ("files", "split", "read_from"),
     [
@@ -63,7 +68,7 @@ def test_another_split_is_never_read_for_one_that_is_not_there(tmp_path: Path, f
         ("a.json", b'[{"question": "?", "answer": "1"}, {"question": "?"', "not valid JSON after row 1"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"question": "?", "answer": "1"}\n' * 99)[:50],
+            gzip.compress(b'{"question": "?", "answer": "1"}\n' * 99, mtime=0)[:50],
             "cannot be read: Compressed file",
         ),
         ("a.jsonl.gz", b'{"question": "?", "answer": "1"}\n', "cannot be read: Not a gzipped file"),
