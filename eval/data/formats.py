@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 from eval.data.images import BadRow
-from eval.data.options import AnswerIs, chosen, letter, options, reference
+from eval.data.options import AnswerIs, chosen, first, letter, options, reference
 from eval.data.turns import MARK, Tags, content, final_answer, last_box, one_exchange, response, turns
 from rewards.response import TAGS
 
@@ -65,7 +66,7 @@ def canonical(how: Reading, values: Values, index: int) -> Row:
         BadRow: it lacks something, or says what its format cannot.
     """
     row: Row = {
-        "id": str(_first(values, "id", "question_id", "unique_id", "uuid", "pid", otherwise=index)),
+        "id": str(first(values, "id", "question_id", "unique_id", "uuid", "pid", otherwise=index)),
         "images": _image_list(values),
         **{"think": values.get("think"), "kind": values.get("kind"), "choices": values.get("choices"), "notes": []},
     }
@@ -115,9 +116,8 @@ def rows(values: Values) -> Row:
     A column `response` has think trace and answer in one text. Options are lettered below the question.
     """
     row: Row = {
-        "question": _first(values, "question", "problem", otherwise=""),
+        "question": first(values, "question", "problem", otherwise=""),
         "answer": values.get("answer"),
-        "choices": values.get("choices"),
     }
     said = values.get("response")
     if not isinstance(said, str | None):
@@ -179,7 +179,7 @@ _CHOICE_IMAGES = [f"choice_image_{number}" for number in range(26)]
 @reads("question", "ques_type", "answer|answers", also=f"question_id ques_type query_image {' '.join(_CHOICE_IMAGES)}")
 def iconqa(values: Values) -> Row:
     """lmms-lab's IconQA: options in words (`choose_txt`) or images (`choose_img`), or none (`fill_in_blank`)."""
-    answer = _text(_first(values, "answer", "answers", otherwise=""))
+    answer = _text(first(values, "answer", "answers", otherwise=""))
     images = [values["query_image"]] if values.get("query_image") else []
     match values["ques_type"]:
         case "fill_in_blank":
@@ -234,10 +234,6 @@ else:
 
 
 # --- parts of a row ---------------------------------------------------------------------------------------------------
-
-
-def _first(values: Values, *names: str, otherwise: Any) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), otherwise)
 
 
 def _text(value: Any) -> str:
@@ -315,41 +311,41 @@ def _placed(question: Any, texts: list[str], images: list[Any]) -> tuple[str, li
             "row_shape" if question is not None else "empty_question", f"the question is {question!r:.60}, not text"
         )
     named = _NAMED.findall(str(question))
-    whole = "\0".join([_NAMED.sub(MARK, str(question)), *texts])
-    if other := re.search(r"<(?:video|audio)>", whole):
+    texts = [_NAMED.sub(MARK, str(question)), *texts]
+    if other := re.search(r"<(?:video|audio)>", " ".join(texts)):
         raise BadRow("row_shape", f"its text has {other[0]}; images are read")
-    plain = MARK in whole
+    plain = any(MARK in text for text in texts)
     images = images or [name.strip() for name in named]
-    whole, marks = _with_numbers(whole)
-    if {*marks} != {*range(1, len(images) + 1)} and marks:
-        many = (
-            f"{len({*marks})} mark{'s' * (len({*marks}) > 1)} of an image, and the row has {len(images) or 'no'} image"
-        )
-        advice = "" if images else "; name their column: columns: {images: ...}"
-        strange = f", numbered to {max(marks)}" if max(marks) > len({*marks}) else ""
-        raise BadRow("image_marks", f"its text has {many}{'s' * (len(images) > 1)}{strange}{advice}")
-    question, *texts = _in_words(whole, len(images), plain).split("\0")
+    texts = _with_numbers(texts)
+    _check_marks([int(number) for text in texts for number in _NUMBERED.findall(text)], len(images))
+    question = texts[0]
+    if len(images) == 1:
+        question = _NUMBERED.sub("", question)
+    elif plain:  # one that bears a number is spoken of
+        marks = rf"(?:\s*{_NUMBERED.pattern}\s*)+"
+        question = re.sub(rf"^{marks}|{marks}$", "", question)
+    question, *texts = (_NUMBERED.sub(r"image \1", text) for text in (question, *texts[1:]))
     if not question.strip():
         raise BadRow("empty_question", "the question is empty")
     return question.strip(), texts, images
 
 
-def _with_numbers(text: str) -> tuple[str, list[int]]:
-    """The text with all of its marks numbered, and their numbers."""
-    if _NUMBERED.search(text):
-        if MARK in text:
-            raise BadRow("image_marks", f"its text has both {MARK} and <image 1>")
-        return text, [int(number) for number in _NUMBERED.findall(text)]
-    first, *rest = text.split(MARK)
-    numbered = first + "".join(f"<image {number}>{part}" for number, part in enumerate(rest, 1))
-    return numbered, [*range(1, len(rest) + 1)]
+def _with_numbers(texts: list[str]) -> list[str]:
+    """The texts with each mark numbered, through all of them; numbers that the data has stay."""
+    if not any(_NUMBERED.search(text) for text in texts):
+        numbers = count(1)
+        return [re.sub(MARK, lambda _: f"<image {next(numbers)}>", text) for text in texts]
+    if any(MARK in text for text in texts):
+        raise BadRow("image_marks", f"its text has both {MARK} and <image 1>")
+    return texts
 
 
-def _in_words(text: str, images: int, plain: bool) -> str:
-    question, border, rest = text.partition("\0")
-    if images == 1:
-        question = _NUMBERED.sub("", question)
-    elif plain:  # one that bears a number is spoken of
-        marks = rf"(?:\s*{_NUMBERED.pattern}\s*)+"
-        question = re.sub(rf"^{marks}|{marks}$", "", question)
-    return _NUMBERED.sub(r"image \1", question + border + rest)
+def _check_marks(numbers: list[int], images: int) -> None:
+    """Raises: BadRow: there are marks, and they are not of the row's images, each of them."""
+    marks = {*numbers}
+    if not marks or marks == {*range(1, images + 1)}:
+        return
+    many = f"{len(marks)} mark{'s' * (len(marks) > 1)} of an image, and the row has {images or 'no'} image"
+    advice = "" if images else "; name their column: columns: {images: ...}"
+    strange = f", numbered to {max(marks)}" if max(marks) > len(marks) else ""
+    raise BadRow("image_marks", f"its text has {many}{'s' * (images > 1)}{strange}{advice}")

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def line_rows(files: list[Path]) -> Iterator[dict[str, Any] | BadRow]:
 
 def _table_of_text(lines: Any, separator: str) -> Iterator[dict[str, Any] | BadRow]:
     """CSV by its first line, each value as the text that it is; an empty one is none."""
+    csv.field_size_limit(sys.maxsize)  # an image as base64 is longer than its default
     table = csv.reader(io.TextIOWrapper(lines, encoding="utf-8-sig", newline=""), delimiter=separator)
     names = next(table, [])
     while names and not names[-1]:
@@ -126,17 +128,16 @@ def _object(row: Any) -> dict[str, Any] | BadRow:
 # --- the data's own columns ---
 
 
-def check_types(path: str, own: dict[str, Any], extras: dict[str, Any], index: int) -> None:
-    """Raises: ValueError: a value is of another type than in the first rows, and would be changed to fit."""
+def check_types(path: str, own: dict[str, Any], types: dict[str, Any], index: int) -> None:
+    """`types` are Arrow's, of the columns. Raises: ValueError: a value is of another, and would be changed to fit."""
     import pyarrow as pa
-    from datasets import Features, Value
 
     for name, value in own.items():
-        kind = extras[name]
-        if value is None or kind == Value("string"):
+        expected = types[name]
+        if value is None or expected == pa.string():
             continue
         try:
-            found, expected = pa.array([value]).type, Features({name: kind}).arrow_schema.field(name).type
+            found = pa.array([value]).type
             fits = found == expected or pa.array([value], type=expected).cast(found, safe=True).to_pylist() == [value]
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, ValueError):
             fits = False

@@ -35,8 +35,8 @@ def options(value: Any) -> tuple[list[str] | None, list[str]]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise BadRow("row_shape", f"choices are {value!r:.60}, no list of options")
     if value and all(isinstance(item, Mapping) for item in value):
-        labels = [_scalar(_first(item, "label", "key", "letter", "id", "number") or "") for item in value]
-        value = [_first(item, "text", "content", "value") for item in value]
+        labels = [_scalar(first(item, "label", "key", "letter", "id", "number") or "") for item in value]
+        value = [first(item, "text", "content", "value") for item in value]
     texts, own = _without_marks([_scalar(item) for item in value])
     labels = labels if any(labels) else own
     if not texts:
@@ -48,8 +48,9 @@ def options(value: Any) -> tuple[list[str] | None, list[str]]:
     return texts, labels
 
 
-def _first(item: Mapping[str, Any], *names: str) -> Any:
-    return next((item[name] for name in names if item.get(name) is not None), None)
+def first(values: Mapping[str, Any], *names: str, otherwise: Any = None) -> Any:
+    """The value under the first of `names` that has one."""
+    return next((values[name] for name in names if values.get(name) is not None), otherwise)
 
 
 def _scalar(item: Any) -> str:

@@ -4,6 +4,7 @@ A canonical row has `id`, `question`, `answer`, and, where the data has them, `i
 `choices`. Training, rewards and evaluation all see rows in this form and prompts built here.
 """
 
+import csv
 import difflib
 import json
 import zlib
@@ -81,7 +82,7 @@ def read(source: Source, first: int | None = None) -> "datasets.Dataset":
     files = line_files(Path(source.path), source.split, bool(source.configuration))
     try:
         rows = _from_json(source, files, first) if files else _from_table(source, first)
-    except (DatasetsError, ArrowInvalid, OSError, EOFError, zlib.error) as error:
+    except (DatasetsError, ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as error:
         cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         if isinstance(cause, ValueError) and not isinstance(cause, ArrowInvalid):
             raise cause from error
@@ -193,8 +194,8 @@ def canonical_row(source: Source, values: Any, index: int, roots: list[Path]) ->
 
 def _renamed(source: Source, values: dict[str, Any]) -> dict[str, Any]:
     """A column that `columns` names wins over the data's own of that name, wherever the two stand."""
-    taken = {ours: _part(values, theirs) for ours, theirs in source.columns.items()}
-    return {name: value for name, value in values.items() if name not in _used(source)} | taken
+    taken, used = {ours: _part(values, theirs) for ours, theirs in source.columns.items()}, _used(source)
+    return {name: value for name, value in values.items() if name not in used} | taken
 
 
 def _used(source: Source) -> set[str]:
@@ -381,12 +382,13 @@ def _from_json(source: Source, files: list[Path], first: int | None) -> "dataset
 
 
 def _json_canonical(source: Source, rows: Any, extras: dict[str, Any], roots: list[Path]) -> Iterator[dict[str, Any]]:
-    from datasets import Value
+    from datasets import Features, Value
 
+    types = {field.name: field.type for field in Features(extras).arrow_schema}
     for index, values in enumerate(rows):
         own = {name: values.get(name) if isinstance(values, dict) else None for name in extras}
         if index >= PEEKED:
-            check_types(source.path, own, extras, index)
+            check_types(source.path, own, types, index)
         for name, value in own.items():
             if extras[name] == Value("string") and value is not None and not isinstance(value, str):
                 own[name] = json.dumps(value)

@@ -56,8 +56,7 @@ def check_data(
     shared = sum(not held_out.pictures.isdisjoint(report.pictures[index]) for index in checked.usable())
     for note, count in noted(rows).items():
         tell(f"WARNING {data.place}: {count:,} rows: {_NOTES[note]}")
-    pictured = has_images(rows)
-    if chat.is_vlm and not any(pictured):
+    if chat.is_vlm and "images" not in rows.column_names:
         tell(f"WARNING {data.place}: no row has an image, and the model sees images; if it should, name their column")
     if shared:  # common in ScienceQA's own splits, and no copy of a question
         tell(f"WARNING {data.place}: {shared} rows show an image that is evaluated on, with another question")
@@ -94,11 +93,11 @@ def usable_rows(
         RecipeError: some cannot, and `bad_rows` is not `drop`, or none is left.
         ValueError: see `check_data`.
     """
+    from datasets import concatenate_datasets
+
     checked = check_data(data, chat, policy, held_out)
     if wrong := problems(checked, data):
         raise RecipeError(wrong)
-    from datasets import concatenate_datasets
-
     rows = checked.rows
     texts = rows.select_columns([name for name in ("question", "think", "answer") if name in rows.column_names])
     made = texts.map(made_of, remove_columns=texts.column_names, desc="prompts")

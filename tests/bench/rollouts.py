@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +32,7 @@ from eval.chat import ChatFormat
 from eval.data.rows import prompt
 from pipeline.rollout.trainer import RolloutTrainer
 from tests.support.families import FAMILIES, save, save_retied
-from tests.support.measures import StepEnds
+from tests.support.measures import StepEnds, timed
 from tests.support.steps import grpo_stage
 
 PUSHES = Path(__file__).resolve().parents[1] / "support" / "pushes.py"
@@ -138,18 +137,14 @@ def _measure(backend: str, policy: str, out: str) -> dict[str, Any]:
     seconds: dict[str, list[float]] = defaultdict(list)
     lengths = []
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timing(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
-            answer = call(*args, **kwargs)
-            seconds[name].append(time.perf_counter() - begun)
-            if name == "generate":
-                lengths.append([len(ids) for ids in answer[0]])
-            return answer
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return timed(call, lambda taken, _: seconds[name].append(taken))
 
-        return timing
+    def generated(taken: float, answer: Any) -> None:
+        seconds["generate"].append(taken)
+        lengths.append([len(ids) for ids in answer[0]])
 
-    VLLMGeneration._init_vllm = timed("start", VLLMGeneration._init_vllm)
+    VLLMGeneration._init_vllm = noted("start", VLLMGeneration._init_vllm)
     settings = {"output_dir": out, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
     settings |= {"use_cpu": ON_CPU, "bf16": not ON_CPU, "model_init_kwargs": {"dtype": "float32"}}
     settings |= {"per_device_train_batch_size": 16, "gradient_accumulation_steps": COMPLETIONS // 16}
@@ -166,9 +161,9 @@ def _measure(backend: str, policy: str, out: str) -> dict[str, Any]:
         callbacks=[ends],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer._generate_single_turn = timed("generate", trainer._generate_single_turn)
+    trainer._generate_single_turn = timed(trainer._generate_single_turn, generated)
     if backend == "vllm":
-        trainer.vllm_generation.sync_weights = timed("push", trainer.vllm_generation.sync_weights)
+        trainer.vllm_generation.sync_weights = noted("push", trainer.vllm_generation.sync_weights)
     trainer.train()
     found: dict[str, Any] = {name: times[1:] for name, times in seconds.items()}
     found["step"] = [after - before for before, after in itertools.pairwise(ends.times)]

@@ -1,12 +1,10 @@
 """A whole GRPO step of Qwen2.5-VL-3B's configuration: seconds of its parts, the memory it takes, beside stock TRL's."""
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -22,7 +20,7 @@ from tests.gpu.check import Finding, Setting, apart, rounded
 from tests.gpu.memory import used_bytes
 from tests.gpu.sizes import saved_vl
 from tests.gpu.timing import noise
-from tests.support.measures import StepEnds
+from tests.support.measures import StepEnds, timed
 from tests.support.pushes import contrast
 from tests.support.steps import grpo_stage
 
@@ -90,22 +88,17 @@ def _timed(trainer: Any, memory: dict[str, int]) -> dict[str, list[float]]:
     """Notes seconds of generations, pushes and rewards, and what is taken of the GPU after each kind of call."""
     seconds: dict[str, list[float]] = defaultdict(list)
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timing(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
-            answer = call(*args, **kwargs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - begun)
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(taken: float, _: Any) -> None:
+            seconds[name].append(taken)
             memory[f"after {name}"] = used_bytes()
-            return answer
 
-        return timing
+        return timed(call, note)
 
-    trainer._generate_single_turn = timed("rollout", trainer._generate_single_turn)
-    trainer._calculate_rewards = timed("reward", trainer._calculate_rewards)
+    trainer._generate_single_turn = noted("rollout", trainer._generate_single_turn)
+    trainer._calculate_rewards = noted("reward", trainer._calculate_rewards)
     if trainer.use_vllm:
-        trainer.vllm_generation.sync_weights = timed("push", trainer.vllm_generation.sync_weights)
+        trainer.vllm_generation.sync_weights = noted("push", trainer.vllm_generation.sync_weights)
     else:
         seconds["push"] = [0.0, 0.0]
     return seconds

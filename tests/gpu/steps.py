@@ -10,9 +10,8 @@ from eval.chat import ChatFormat
 from tests.gpu.check import Finding, Setting, rounded
 from tests.support.families import FAMILIES, save
 from tests.support.inputs import cut_by
-from tests.support.steps import collated, difference, load, reference, trainer, two_ranks
+from tests.support.steps import SHORT, collated, difference, load, reference, trainer, two_ranks
 
-SHORT = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2  # two epochs of ten rows, the last window short
 LIMIT = 1e-4  # of a weight and of a loss, in float32: our choice; a CPU is within 1e-6
 
 

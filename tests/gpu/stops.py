@@ -1,6 +1,5 @@
 """Runs of the pipeline that are ended and started again: what they end with, what they leave on the GPU."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -56,17 +55,13 @@ def demo(setting: Setting) -> Iterator[Finding]:
     task = setting.folder / "digits.yaml"
     task.write_text(f"name: digits\npath: {assets / 'heldout.parquet'}\nmax_new_tokens: {8 if setting.tiny else 100}\n")
     arguments.append(f"evaluate.tasks=[{task}]")
-    recipe, what = (
-        ROOT / "recipes" / "demo.yaml",
-        f"the demo with vLLM, {', '.join(f'{n} {s}' for s, n in steps.items())}",
-    )
-    yield _twice("demo", recipe, arguments, {"grpo": 3}, setting, f"{what} steps")
+    what = f"the demo with vLLM, {', '.join(f'{count} {stage}' for stage, count in steps.items())} steps"
+    yield _twice("demo", ROOT / "recipes" / "demo.yaml", arguments, {"grpo": 3}, setting, what)
 
 
 def _small_assets(out: Path) -> None:
-    spec = importlib.util.spec_from_file_location("demo_build", ROOT / "recipes" / "demo" / "build.py")
-    build = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(build)  # type: ignore[union-attr]
+    from recipes.demo import build
+
     build.build(out, seed=0, sizes=build.Sizes(pretrain=64, sft=64, rl=8, heldout=12))
 
 
@@ -81,7 +76,8 @@ def _twice(
     for stage, step in kills.items():
         _killed(run, stage, step)
     _complete(run)
-    found = differences(fingerprint(whole.root), fingerprint(run.root))
+    expected, ended = fingerprint(whole.root), fingerprint(run.root)
+    found = differences(expected, ended)
     resumed = [
         Path(line.split()[2].rstrip(":")).name for line in run.log.splitlines() if line.startswith("resuming from ")
     ]
@@ -92,8 +88,8 @@ def _twice(
     if not found:
         return Finding(name, 0, "parts", f"of a run end otherwise after kills and resumes: bits are equal; {detail}")
     again = _complete(Run(recipe, setting.folder / "again", arguments, patience=200))
-    chance = differences(fingerprint(whole.root), fingerprint(again.root))
-    first = _first_difference(fingerprint(whole.root), fingerprint(run.root), found)
+    chance = differences(expected, fingerprint(again.root))
+    first = _first_difference(expected, ended, found)
     is_chance = f"an undisturbed run does not come again either ({len(chance)} parts)" if chance else ""
     detail = f"of a run end otherwise after kills and resumes: {', '.join(found)}; {first}; {is_chance}; {detail}"
     return Finding(name, len(found), "parts", detail, wrong="" if chance else "a resumed run is another")

@@ -20,6 +20,7 @@ from pipeline.recipe.schema import Loss, SegmentLoss, ThinkWeight
 from tests.support.steps import (
     ROWS,
     SCALE,
+    SHORT,
     collated,
     difference,
     load,
@@ -31,7 +32,6 @@ from tests.support.steps import (
 
 FAMILIES = ["qwen2_5_vl", "llama"]
 FOURS = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]  # two epochs of eight rows
-SHORT = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2  # two epochs of ten rows, the last window short
 FIVES = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2  # two epochs of ten rows, two steps each
 LIMIT = 1e-6
 

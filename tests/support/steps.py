@@ -34,6 +34,7 @@ START, END = 0.9, 0.1
 SCALE = SegmentLoss(think_weight=ThinkWeight(start=START, end=END))
 LEARNING_RATE = 0.05
 ROWS = 10
+SHORT = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2  # two epochs of ten rows, the last window short
 
 
 def row(index: int, vlm: bool) -> dict[str, Any]:
