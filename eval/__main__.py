@@ -1,10 +1,11 @@
 """`python -m eval CHECKPOINT --task T`: ask a checkpoint the questions of tasks, and score what it says."""
 
 import argparse
-import json
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from eval.environment import prepare_environment, quieten
 
@@ -17,10 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval", description=DESCRIPTION)
     parser.add_argument("checkpoint", help="a folder, a hub id, or with --rescore an earlier --out")
     parser.add_argument("--task", action="append", default=[], metavar="T", help="a shipped task, or a YAML file")
-    parser.add_argument("--samples", type=int, default=0, help="sampled responses a row: mean@k, pass@k (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (%(default)s)")
+    parser.add_argument(
+        "--samples", type=_whole(0), default=0, help="sampled responses a row: mean@k, pass@k (%(default)s)"
+    )
+    parser.add_argument("--temperature", type=_temperature, default=1.0, help="of the samples (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (%(default)s)")
-    parser.add_argument("--limit", type=int, help="ask the first so many rows of each task alone")
+    parser.add_argument("--limit", type=_whole(1), help="ask the first so many rows of each task alone")
     parser.add_argument(
         "--image-removed",
         action=argparse.BooleanOptionalAction,
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="ask rows with images a second time, without them (%(default)s)",
     )
     parser.add_argument("--backend", choices=["auto", "vllm", "transformers"], default="auto")
-    parser.add_argument("--batch-size", type=int, default=64, help="prompts decoded together (%(default)s)")
+    parser.add_argument("--batch-size", type=_whole(1), default=64, help="prompts decoded together (%(default)s)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="bfloat16 on a GPU, float32 on a CPU")
     parser.add_argument("--revision", help="of a checkpoint on the hub")
     parser.add_argument("--out", type=Path, help="a folder (evals/<checkpoint>)")
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--keep-images" in arguments:
         parser.error("--keep-images is --no-image-removed now")
     options = parser.parse_args(arguments)
+    if options.rescore and (options.task or options.out):
+        parser.error("--rescore grades all tasks of the folder that is named, where they lie: no --task, no --out")
     if not options.rescore and not options.task:
         parser.error("which --task? Yours is a YAML file: see eval/tasks")
     prepare_environment()
@@ -48,72 +53,116 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _whole(lowest: int) -> Callable[[str], int]:
+    """A whole number, `lowest` or more."""
+
+    def whole(text: str) -> int:
+        if not text.strip().lstrip("-").isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {lowest} or more")
+        return int(text)
+
+    return whole
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no temperature above 0; greedy responses are always drawn")
+    return value
+
+
 def _evaluate(options: argparse.Namespace) -> int:
-    from eval.task import Decoding, is_scored, load_task
+    from eval.task import Decoding, load_task
 
     update = {"limit": options.limit} if options.limit else {}
     tasks = [load_task(name).model_copy(update=update) for name in options.task]
-    out = options.out or Path("evals") / options.checkpoint.strip("./").replace("/", "--")
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError(f"two tasks have one name: {', '.join(task.name for task in tasks)}; rename one in its file")
+    out = options.out or _folder(options.checkpoint, options.revision)
     decoding = Decoding(**{key: getattr(options, key) for key in Decoding.model_fields})
 
     import torch
 
-    from eval.decode import loaded
-    from eval.evaluate import evaluate, process_state, task_rows
+    from eval.checkpoint import opened
+    from eval.evaluate import evaluate, task_rows
+    from eval.respond import process_state
 
-    todo = [task for task in tasks if not is_scored(out / task.name, task, decoding)]
-    for task in todo:
-        _, unreadable = task_rows(task)  # before any weights load
-        if unreadable:
-            print(f"WARNING task {task.name}: {unreadable} rows of {task.path} cannot be read and are left out")
+    first = process_state().is_main_process
+    asked = [task_rows(task, warn=first) for task in tasks]  # what is wrong with them is said before any weights load
     dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    if todo:
-        with loaded(options.checkpoint, dtype, options.revision, options.backend) as decoder:
-            for task in todo:
-                evaluate(decoder, task, out / task.name, decoding, f"{options.checkpoint} on {task.name}")
+    with opened(options.checkpoint, dtype, options.revision, options.backend) as checkpoint:
+        evaluate(checkpoint, asked, out, decoding, options.checkpoint)
+        ignored = checkpoint.ignored
     state = process_state()
     if state.is_main_process:
-        _show(out)
+        _show(out, [task.name for task in tasks], ignored)
     state.destroy_process_group()
     return 0
 
 
-def _show(out: Path) -> None:
-    """Gather the scores in `out` in results.json and results.csv, and print them."""
-    from rich.console import Console
+def _folder(checkpoint: str, revision: str | None) -> Path:
+    """Where its evaluations lie: another folder for each checkpoint, however its place is written."""
+    if not Path(checkpoint).is_dir():
+        return Path("evals") / "--".join([*checkpoint.split("/"), *([revision] if revision else [])])
+    place = Path(checkpoint).resolve()
+    here = place.relative_to(Path.cwd()).parts if place.is_relative_to(Path.cwd()) else ()
+    if here and not any("--" in part for part in here):
+        return Path("evals") / "--".join(here)
+    return Path("evals") / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
+
+def _show(out: Path, asked: Sequence[str], ignored: dict[str, Any]) -> None:
+    """Gather the scores in `out` in results.json and results.csv, and print them.
+
+    What was asked before stays, if the same checkpoint said it in the same way.
+    """
     from eval.files import write_json
     from eval.report.results import scores_in, tables, write_csv
 
-    checkpoints = {out.name: scores_in(out)}
+    found = scores_in(out)
+    first = found[asked[0]]["made"]["identity"]
+    alike = {name for name, score in found.items() if _is_alike(score, first)} | {*asked}
+    for name in sorted(found.keys() - alike):
+        print(f"{out / name}: left out, since it is of another checkpoint or another way to decode", file=sys.stderr)
+    checkpoints = {out.name: {name: score for name, score in found.items() if name in alike}}
     write_json(out / "results.json", {"name": out.name, "stages": [], "checkpoints": checkpoints, "comparisons": []})
     write_csv(out / "results.csv", checkpoints)
-    console = Console()
-    console.print(*tables(checkpoints), sep="")
-    console.print(
-        f"responses: {out}/*/completions.jsonl\nresults:   {out}/results.json", highlight=False, soft_wrap=True
-    )
+    print(tables(checkpoints), *_how(checkpoints[out.name], asked, ignored), sep="\n")
+    print(f"responses: {out}/*/completions.jsonl\nresults:   {out}/results.json")
+
+
+def _is_alike(score: dict[str, Any], first: dict[str, Any]) -> bool:
+    made = score.get("made", {}).get("identity", {})
+    return all(made.get(name) == first[name] for name in ("checkpoint", "revision", "backend", "dtype", "prompt"))
+
+
+def _how(scores: dict[str, Any], asked: Sequence[str], ignored: dict[str, Any]) -> Iterator[str]:
+    """How responses were drawn, and where they are."""
+    for name in asked:
+        made = scores[name]["made"]
+        drawn = made["identity"]["decoding"]
+        settings = ", ".join(f"{key} {drawn[key]:g}" for key in ("top_k", "top_p", "repetition_penalty"))
+        sampled = f" and {drawn['samples']} sampled at temperature {drawn['temperature']:g}" if drawn["samples"] else ""
+        yield (
+            f"{name}: greedy{sampled}, at most {drawn['max_new_tokens']} new tokens, {settings}; "
+            f"{made['identity']['backend']}, {made['identity']['dtype']}"
+        )
+    if ignored:
+        told = ", ".join(f"{name} {value}" for name, value in ignored.items())
+        yield f"not taken from the checkpoint's generation_config.json: {told}"
 
 
 def _rescore(out: Path) -> int:
-    """Make every line's outcome and the scores again from the texts; say whether anything is different."""
-    from eval.files import json_lines, write_json, write_json_lines
-    from eval.grade import graded
-    from eval.scores import scores
+    """Grade what is stored in `out` anew, by the references as they are now; say whether anything is different."""
+    from eval.evaluate import COMPLETIONS, rescore
+    from eval.report.results import scores_in
 
-    files = sorted(out.glob("*/completions.jsonl"))
+    files = sorted(out.glob(f"*/{COMPLETIONS}"))
     if not files:
-        raise ValueError(f"{out}: no */completions.jsonl; --rescore takes the --out folder of an evaluation")
+        raise ValueError(f"{out}: no */{COMPLETIONS}; --rescore takes the --out folder of an evaluation")
     for file in files:
-        before = json_lines(file)
-        after = graded(before)
-        stored = json.loads((file.parent / "scores.json").read_text(encoding="utf-8"))
-        made = {**scores(after), "made": stored["made"]}
-        changed = sum(old != new for old, new in zip(before, after, strict=True))
-        print(f"{file}: {changed} of {len(after)} outcomes differ, the scores {'do not' if made == stored else 'do'}")
-        write_json_lines(file, after)
-        write_json(file.parent / "scores.json", made)
-    _show(out)
+        print(f"{file}: {rescore(file.parent)}")
+    _show(out, [*scores_in(out)], {})
     return 0
 
 

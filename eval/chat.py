@@ -11,8 +11,12 @@ from typing import Any
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PretrainedConfig, ProcessorMixin
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
+from eval.data.images import image_size
 from eval.data.rows import prompt
 from rewards.response import TAGS, Response, answer_start, parse, render
+
+SLACK = 256  # tokens an image may take beside its own: separators, rows and columns of tiles
+_STRETCHED = {"yarn", "linear", "dynamic"}  # ways to give a model more positions than it was made with
 
 
 class ChatFormat:
@@ -56,6 +60,32 @@ class ChatFormat:
         """The prompt as rendered before a response is generated, with one placeholder an image."""
         conversation = self.conversation(question, images)
         return str(self.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+
+    def prompt_tokens(self, text: str, images: Sequence[Any] = (), limit: int | None = None) -> int:
+        """Tokens of a rendered prompt, undecoded images included: exact where it might exceed `limit`, else near."""
+        length = len(self.ids(text))
+        if not images:
+            return length
+        if hasattr(self.processor, "_get_num_multimodal_tokens"):  # Delete when SmolVLM's has it, as the others do
+            sizes = [image_size(image) for image in images]
+            length += int(sum(self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
+            if limit is None or length + SLACK * len(images) <= limit:
+                return length
+        from eval.data.picture import Picture
+
+        decoded = [Picture().decode_example(image) for image in images]
+        ids = self.processor(text=[text], images=[decoded], add_special_tokens=False)["input_ids"]
+        return len(ids[0])
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of a prompt and its response together, at most; None where the configuration names no limit."""
+        config = self.config.get_text_config()
+        positions: int | None = getattr(config, "max_position_embeddings", None)
+        rope = getattr(config, "rope_parameters", None) or {}
+        if positions and rope.get("rope_type") in _STRETCHED:  # as vLLM reads it
+            positions = int(rope.get("original_max_position_embeddings", positions) * rope.get("factor", 1.0))
+        return positions
 
     def training_texts(self, question: str, think: str, answer: str, images: Sequence[Any] = ()) -> tuple[str, str]:
         """The prompt and the response as TRL renders them for SFT, the tokens that end the turn included."""

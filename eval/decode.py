@@ -1,31 +1,24 @@
 """Decode a checkpoint's responses to rows, greedy or sampled: by transformers' `generate` or by vLLM's engine."""
 
-import importlib.util
 import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
+    GenerationConfig,
     PretrainedConfig,
     set_seed,
 )
-from transformers.utils.peft_utils import find_adapter_config_file
 
-from eval.adapter import merge_adapter
 from eval.chat import ChatFormat
-from eval.files import weights_digest
-
-Backend = Literal["auto", "vllm", "transformers"]
+from eval.checkpoint import TAKEN, Backend, Checkpoint, opened
+from eval.task import NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -41,90 +34,59 @@ class Decoded:
 class Decoder(Protocol):
     """A loaded checkpoint."""
 
-    backend: ClassVar[str]
     batches: ClassVar[int]  # worth handing over at a time
     chat: ChatFormat
-    weights_digest: str
+    context: int | None  # tokens of a prompt and its response together; None where nothing limits them
 
     def decode(
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
     ) -> list[Decoded]:
-        """One response a row; `temperature=None` is greedy. Sampling is repeatable for a seed and a batch."""
+        """One response a row; `temperature=None` is greedy. Sampling is repeatable for a seed and a batch.
+
+        A response ends where the context does. Each prompt must leave room for a token (`ChatFormat.prompt_tokens`).
+        """
         ...
 
 
 @contextmanager
 def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Backend = "auto") -> Iterator[Decoder]:
-    """A full checkpoint or an adapter (a folder or a hub id), ready to decode; its memory is free again afterwards.
-
-    `auto` is vLLM where it is installed, there is a GPU, and it knows the architecture; else transformers.
-
-    Raises:
-        ValueError: there is no such checkpoint, or `vllm` was asked for and cannot serve it.
-    """
-    with _whole(checkpoint, dtype, revision) as folder:
-        chat = ChatFormat(folder, revision if folder == checkpoint else None)
-        digest = _weights_digest(chat)
-        problem = _vllm_problem(chat.config)
-        if backend == "vllm" and problem:
-            raise ValueError(f"model {checkpoint!r}: {problem}; use transformers to decode")
-        if backend == "vllm" or (backend == "auto" and not problem and torch.cuda.is_available()):
-            engine = VllmDecoder(chat, dtype, digest)
-            try:
-                yield engine
-            finally:
-                engine.close()
-        else:
-            if backend == "auto" and problem and torch.cuda.is_available():
-                print(f"decoding by transformers, which is slower: {problem}", file=sys.stderr)
-            yield TransformersDecoder(chat, dtype, digest)
+    """`opened`, with its weights loaded. Raises: see there."""
+    with opened(checkpoint, dtype, revision, backend) as found, decoder_of(found) as decoder:
+        yield decoder
 
 
 @contextmanager
-def _whole(checkpoint: str, dtype: str, revision: str | None) -> Iterator[str]:
-    """The folder or hub id of a full checkpoint; an adapter is merged into its base."""
-    try:
-        adapter = find_adapter_config_file(checkpoint, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {checkpoint!r}: no such folder, and not found on the hub: {error}") from error
-    if adapter is None:
-        yield checkpoint
+def decoder_of(checkpoint: Checkpoint) -> Iterator[Decoder]:
+    """The checkpoint, ready to decode; its memory is free again afterwards."""
+    checkpoint.load_whole()
+    if checkpoint.backend == "transformers":
+        yield TransformersDecoder(checkpoint.chat, checkpoint.dtype)
         return
-    from peft import PeftConfig
-
-    base = PeftConfig.from_pretrained(checkpoint, revision=revision).base_model_name_or_path
-    with tempfile.TemporaryDirectory(prefix="merged-") as folder:
-        merge_adapter(base, checkpoint, revision, dtype=dtype).save_pretrained(folder)
-        _own_processor(checkpoint, revision, AutoProcessor.from_pretrained(base)).save_pretrained(folder)
-        yield folder
-
-
-def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
-    """The processor that was saved with the adapter; the base's where there is none of its kind."""
+    engine = VllmDecoder(checkpoint.chat, checkpoint.dtype)
     try:
-        own = AutoProcessor.from_pretrained(adapter, revision=revision)
-    except (OSError, ValueError):
-        return base
-    return own if type(own) is type(base) else base
+        yield engine
+    finally:
+        engine.close()
 
 
-def _weights_digest(chat: ChatFormat) -> str:
-    """Names the weights: a folder's by their content, the hub's by their commit."""
-    if Path(chat.checkpoint).is_dir():
-        return weights_digest(Path(chat.checkpoint))
-    return f"{chat.checkpoint}@{getattr(chat.config, '_commit_hash', None) or chat.revision}"
+@contextmanager
+def plain_generation(model: torch.nn.Module) -> Iterator[None]:
+    """`generate` takes of the checkpoint's own settings the tokens alone (`TAKEN`).
 
-
-def _vllm_problem(config: PretrainedConfig) -> str | None:
-    """Why vLLM cannot serve such a model; None if it can."""
-    if importlib.util.find_spec("vllm") is None:
-        return "vllm is not installed: pip install 'balanced-thinking[vllm]'"
-    from vllm import ModelRegistry
-
-    names = config.architectures or []
-    if not {*names} & {*ModelRegistry.get_supported_archs()}:
-        return f"vLLM does not know {', '.join(names) or 'its architecture'}"
-    return None
+    Left as they are, it adds each setting that the caller does not name: beams, penalties, banned n-grams. Those are
+    kept aside for whoever saves the model.
+    """
+    holders = [
+        module for module in model.modules() if isinstance(vars(module).get("generation_config"), GenerationConfig)
+    ]
+    own = [module.generation_config for module in holders]
+    for module, settings in zip(holders, own, strict=True):
+        module.generation_config = GenerationConfig(**{name: getattr(settings, name, None) for name in TAKEN})
+    try:
+        yield
+    finally:
+        for module, settings in zip(holders, own, strict=True):
+            module.generation_config = settings
 
 
 def vision_token_ids(config: PretrainedConfig) -> list[int]:
@@ -140,14 +102,18 @@ def _decoded(chat: ChatFormat, ids: list[int]) -> Decoded:
     return Decoded(chat.response(ids), length == len(ids), split, length - split)
 
 
+def _room(context: int | None, prompt_tokens: int, max_new_tokens: int) -> int:
+    """Tokens that a response may have, at least one."""
+    return max_new_tokens if context is None else max(min(max_new_tokens, context - prompt_tokens), 1)
+
+
 class TransformersDecoder:
     """`generate`, in batches, padded on the left."""
 
-    backend: ClassVar[str] = "transformers"
     batches: ClassVar[int] = 1
 
-    def __init__(self, chat: ChatFormat, dtype: str, digest: str) -> None:
-        self.chat, self.weights_digest = chat, digest
+    def __init__(self, chat: ChatFormat, dtype: str) -> None:
+        self.chat, self.context = chat, chat.context
         self.tokenizer = chat.tokenizer
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
@@ -175,20 +141,19 @@ class TransformersDecoder:
     ) -> Iterator[Decoded]:
         inputs = self._inputs(rows).to(self.model.device)
         sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
-        with torch.inference_mode():
+        rooms = [_room(self.context, length, max_new_tokens) for length in inputs["attention_mask"].sum(1).tolist()]
+        with torch.inference_mode(), plain_generation(self.model):
             output_BT = self.model.generate(
                 **inputs,
                 **sampling,
-                top_k=0,
-                top_p=1.0,
-                repetition_penalty=1.0,  # left out, the checkpoint's own would be taken: rollouts have none
-                max_new_tokens=max_new_tokens,
+                **NEUTRAL,
+                max_new_tokens=max(rooms),
                 suppress_tokens=self.banned or None,
                 eos_token_id=sorted(self.chat.ends),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        for ids in output_BT[:, inputs["input_ids"].shape[1] :].tolist():
-            yield _decoded(self.chat, ids)
+        for ids, room in zip(output_BT[:, inputs["input_ids"].shape[1] :].tolist(), rooms, strict=True):
+            yield _decoded(self.chat, ids[:room])
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> Any:
         padding: dict[str, Any] = {"padding": True}  # a tokenizer takes itself what a processor hands on to its parts
@@ -205,11 +170,10 @@ class TransformersDecoder:
 class VllmDecoder:
     """vLLM's engine, in a process of its own, so that its memory ends with it. One engine a rank, on the rank's GPU."""
 
-    backend: ClassVar[str] = "vllm"
     batches: ClassVar[int] = 8  # an engine fills the places of what has ended; a small batch leaves most of them empty
 
-    def __init__(self, chat: ChatFormat, dtype: str, digest: str) -> None:
-        self.chat, self.weights_digest = chat, digest
+    def __init__(self, chat: ChatFormat, dtype: str) -> None:
+        self.chat = chat
         self.banned = vision_token_ids(chat.config)
         with _one_gpu():
             from vllm import LLM
@@ -221,6 +185,8 @@ class VllmDecoder:
                 max_model_len=-1,  # as long as the memory allows, at most what the model was made for
                 use_tqdm_on_load=False,
             )
+        lengths = [chat.context, self.engine.model_config.max_model_len]
+        self.context: int | None = min(length for length in lengths if length)
 
     def decode(
         self, rows: Sequence[dict[str, Any]], max_new_tokens: int, temperature: float | None, seed: int
@@ -229,9 +195,10 @@ class VllmDecoder:
 
         settings = [
             SamplingParams(
+                **NEUTRAL,
                 temperature=temperature or 0.0,
                 seed=None if temperature is None else seed + index,
-                max_tokens=max_new_tokens,
+                max_tokens=max_new_tokens,  # fewer, where the context ends
                 stop_token_ids=sorted(self.chat.ends),
                 skip_special_tokens=False,
                 logit_bias=dict.fromkeys(self.banned, -100.0) or None,

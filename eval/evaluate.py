@@ -1,23 +1,23 @@
 """Ask a checkpoint every row of a task, grade the responses, keep all of it in files; nothing is asked twice."""
 
-import hashlib
 import json
-import shutil
 import sys
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from accelerate import PartialState
-from tqdm.auto import tqdm
+from accelerate.utils import broadcast_object_list
 
-from eval.data.images import pixels_digest
+from eval.checkpoint import Checkpoint
 from eval.data.rows import good, read
-from eval.decode import Decoded, Decoder
+from eval.decode import Decoder, decoder_of
 from eval.environment import versions
-from eval.files import json_lines, write_json, write_json_lines
+from eval.files import json_lines, sha256, write_json, write_json_lines
 from eval.grade import graded
+from eval.identity import GRADING, asked_digest, differences, grader, identity, key, references_digest
+from eval.respond import Pass, parts_of, process_state, remove_parts, respond, tell_of_parts
 from eval.scores import scores
 from eval.task import Decoding, Task
 from rewards.grading.verify import no_answer
@@ -25,49 +25,189 @@ from rewards.grading.verify import no_answer
 if TYPE_CHECKING:
     import datasets
 
-
-class _Pass(NamedTuple):
-    """One response to every row."""
-
-    sample: int  # 0 is greedy
-    image_removed: bool = False
+SCORES, COMPLETIONS = "scores.json", "completions.jsonl"
 
 
-def evaluate(decoder: Decoder, task: Task, out: Path, decoding: Decoding, title: str) -> None:
-    """Write `completions.jsonl` (one line a response) and `scores.json` to `out`. Called by every rank; rows are split.
+class Asked(NamedTuple):
+    """A task, its rows that are asked, and how many could not be read."""
 
-    A run that was killed goes on after the last batch that it wrote, and ends with the same files.
+    task: Task
+    rows: "datasets.Dataset"
+    unreadable: int
+
+
+def evaluate(checkpoint: Checkpoint, tasks: Sequence[Asked], out: Path, decoding: Decoding, name: str) -> bool:
+    """Write `completions.jsonl` (one line a response) and `scores.json` to `out/<task>`, for each task.
+
+    What is there already is used again if all that decided about it is as it was (`eval.identity`). Called by every
+    rank; rows are split. A run that was killed goes on after the last batch that it wrote, to the same files.
 
     Args:
-        decoder: the loaded checkpoint; it serves all tasks.
-        title: what the progress bar says.
+        name: of the checkpoint, for what is said.
+
+    Returns whether anything was asked or graded.
+    """
+    plans = _from_first_rank(lambda: [_plan(checkpoint, each, decoding, out / each.task.name) for each in tasks])
+    todo = [(asked, ingredients) for asked, (ingredients, action) in zip(tasks, plans, strict=True) if action == "anew"]
+    if todo:
+        with decoder_of(checkpoint) as decoder:
+            for asked, ingredients in todo:
+                title = f"evaluate {name} on {asked.task.name}"
+                _evaluate(decoder, asked, out / asked.task.name, decoding, title, ingredients)
+    return any(action != "stored" for _, action in plans)
+
+
+def _from_first_rank(decide: Callable[[], Any]) -> Any:
+    """What the first rank decides; it alone reads and hashes files, and may change them."""
+    state = process_state()
+    decided = [decide() if state.is_main_process else None]
+    return broadcast_object_list(decided)[0] if state.num_processes > 1 else decided[0]
+
+
+def _plan(checkpoint: Checkpoint, asked: Asked, decoding: Decoding, out: Path) -> tuple[dict[str, Any], str]:
+    """What decides about this evaluation, and what comes of it: `stored`, `graded` anew now, or to be made `anew`."""
+    now = identity(checkpoint, asked.rows, asked.task.max_new_tokens, decoding)
+    found, problem = stored(out)
+    if found is None and problem is None:
+        tell_of_parts(out / "parts", now)
+        return now, "anew"
+    changed = differences(found["made"].get("identity", {}), now) if found else {}
+    if found and not changed and not problem:
+        return now, "stored"
+    why = problem or ", ".join(changed.values())
+    if found and not problem and changed.keys() <= {*GRADING}:
+        print(f"{out}: graded anew: {why}", file=sys.stderr)
+        regrade(out, asked.rows, now)
+        return now, "graded"
+    kept = _set_aside(out, found)
+    print(f"{out}: evaluated anew: {why}; the earlier evaluation is kept in {kept.name}/", file=sys.stderr)
+    return now, "anew"
+
+
+def stored(out: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The scores in `out`, and what keeps them from being used; neither, where nothing was scored."""
+    if not (out / SCORES).exists():
+        return None, None
+    try:
+        found = json.loads((out / SCORES).read_text(encoding="utf-8"))
+        made = found["made"]
+        if "identity" not in made:
+            return found, "what it was made from was not kept"
+        if sha256(out / COMPLETIONS) != made["completions"]:
+            return found, f"{COMPLETIONS} is not what was scored"
+    except (ValueError, KeyError, TypeError, OSError):
+        return None, "it is damaged"
+    return found, None
+
+
+def _set_aside(out: Path, found: dict[str, Any] | None) -> Path:
+    """Keep an evaluation of something else: it may have taken hours."""
+    made = (found or {}).get("made") or {}
+    folder = out / f"earlier-{key(made.get('identity') or made)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (SCORES, COMPLETIONS):
+        with suppress(FileNotFoundError):
+            (out / name).replace(folder / name)
+    return folder
+
+
+def rescore(out: Path) -> str:
+    """Grade the responses in `out` anew, by its task's references as they are now, and say what came of it.
 
     Raises:
-        ValueError: the task has no usable row, or two of one id.
+        ValueError: nothing is there to grade, or a file is damaged.
     """
-    rows, unreadable = task_rows(task)
-    passes = [_Pass(sample) for sample in range(1 + decoding.samples)]
-    if decoding.image_removed and "images" in rows.column_names and decoder.chat.is_vlm:
-        passes.append(_Pass(0, image_removed=True))
-    asked = {
-        "task": task.model_dump(),
-        **decoding.model_dump(),
-        "backend": decoder.backend,
-        "checkpoint": decoder.weights_digest,
-    }
-    parts = _parts(out / "parts", asked)
-    lines = _respond(decoder, rows, task.max_new_tokens, decoding, title, passes, parts)
+    lines = json_lines(out / COMPLETIONS)
+    if not lines:
+        raise ValueError(f"{out / COMPLETIONS}: no line; there is nothing to grade")
+    before = json.loads((out / SCORES).read_text(encoding="utf-8"))
+    made = before["made"]
+    rows, why = _rows_of(made)
+    now = {**made.get("identity", {}), "grader": grader()}
+    if rows is not None:
+        now["references"] = references_digest(rows)
+    changed = regrade(out, rows, now)
+    after = json.loads((out / SCORES).read_text(encoding="utf-8"))
+    alike = {**after, "made": None} == {**before, "made": None}
+    differ = f"{changed} of {len(lines)} outcomes differ, the scores {'do not' if alike else 'do'}"
+    return f"{differ}; graded by the references that were stored: {why}" if why else differ
+
+
+def _rows_of(made: dict[str, Any]) -> tuple["datasets.Dataset | None", str | None]:
+    """The rows of the task as they are now; or why its references cannot be taken from them."""
+    try:
+        rows = task_rows(Task.model_validate(made["task"]), warn=False).rows
+        if asked_digest(rows) != made["identity"]["rows"]:
+            return None, "the task asks something else by now"
+    except (KeyError, TypeError):
+        return None, "what they were was not kept"
+    except (ValueError, OSError) as error:
+        return None, str(error).splitlines()[0]
+    return rows, None
+
+
+def regrade(out: Path, rows: "datasets.Dataset | None", now: dict[str, Any]) -> int:
+    """Grade the responses in `out` anew, by the references of `rows`, or by those stored; how many outcomes differ."""
+    before = json_lines(out / COMPLETIONS)
+    if rows is not None:
+        columns = [name for name in ("id", "answer", "kind", "choices") if name in rows.column_names]
+        right = {row["id"]: row for row in rows.select_columns(columns)}
+        lines = [{**line, **_reference(right[line["id"]])} for line in before]
+    else:
+        lines = before
+    after = graded(lines)
+    made = json.loads((out / SCORES).read_text(encoding="utf-8"))["made"]
+    _write(out, after, {**made, "identity": now})
+    return sum(
+        old["outcome"] != new["outcome"] or old["parse"] != new["parse"] for old, new in zip(before, after, strict=True)
+    )
+
+
+def _reference(row: dict[str, Any]) -> dict[str, Any]:
+    return {"gold": row["answer"], "kind": row.get("kind"), "choices": row.get("choices")}
+
+
+def _write(out: Path, lines: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """The scores last: all is then done."""
+    write_json_lines(out / COMPLETIONS, lines)
+    write_json(out / SCORES, {**scores(lines), "made": {**made, "completions": sha256(out / COMPLETIONS)}})
+
+
+def _evaluate(
+    decoder: Decoder,
+    asked: Asked,
+    out: Path,
+    decoding: Decoding,
+    title: str,
+    ingredients: dict[str, Any],
+) -> None:
+    task, rows, unreadable = asked
+    passes = [Pass(sample) for sample in range(1 + decoding.samples)]
+    if ingredients["decoding"]["image_removed"]:
+        passes.append(Pass(0, image_removed=True))
+    parts = parts_of(out / "parts", ingredients, decoding)
+    lines = respond(decoder, rows, task.max_new_tokens, decoding, title, passes, parts)
     state = process_state()
     if state.is_main_process:
-        write_json_lines(out / "completions.jsonl", lines)
-        facts = {**asked, "rows": _rows_digest(lines), "unreadable_rows": unreadable, "versions": versions()}
-        write_json(out / "scores.json", {**scores(lines), "made": facts})  # last: all is done
+        facts = {
+            "task": task.model_dump(),
+            **decoding.model_dump(),
+            "identity": ingredients,
+            "context": decoder.context,
+            "unreadable_rows": unreadable,
+            "versions": versions(),
+        }
+        _write(out, lines, facts)
         remove_parts(out / "parts")
+        if long := [line["id"] for line in lines if line["too_long"] and not line["sample"]]:
+            named = f"{', '.join(long[:3])}{f' and {len(long) - 3:,} more' if len(long) > 3 else ''}"
+            why = f"the prompt leaves no room in {decoder.context:,} tokens, so it is counted as wrong"
+            print(f"WARNING task {task.name}: too_long: row id {named}: {why}", file=sys.stderr)
     state.wait_for_everyone()
 
 
-def task_rows(task: Task) -> tuple["datasets.Dataset", int]:
-    """The rows that are asked, and how many could not be read.
+def task_rows(task: Task, warn: bool = True) -> Asked:
+    """The rows of a task.
 
     Raises:
         ValueError: there is none, or two have one id, by which checkpoints are compared.
@@ -77,105 +217,21 @@ def task_rows(task: Task) -> tuple["datasets.Dataset", int]:
     if len(rows) == 0:
         raise ValueError(f"task {task.name}: none of the {len(every)} rows of {task.path} can be read")
     unreadable = len(every) - len(rows)
+    if warn:
+        for line in _warnings(task, rows, unreadable):
+            print(f"WARNING task {task.name}: {line}", file=sys.stderr)
+    ids = rows["id"][:]
+    if len({*ids}) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise ValueError(f"task {task.name}: two rows of {task.path} have the id {twice!r}")
+    return Asked(task, rows.select(range(min(task.limit or len(rows), len(rows)))), unreadable)
+
+
+def _warnings(task: Task, rows: "datasets.Dataset", unreadable: int) -> Iterator[str]:
+    if unreadable:
+        yield f"{unreadable} rows of {task.path} cannot be read and are left out"
     declared = [rows[name][:] if name in rows.column_names else [None] * len(rows) for name in ("kind", "choices")]
     hopeless = sum(bool(no_answer(*of_row)) for of_row in zip(rows["answer"][:], *declared, strict=True))
     if hopeless:
         why = "empty, prose, a placeholder, or several in one; no response will be right there"
-        print(f"WARNING task {task.name}: {hopeless} of {len(rows)} references are no answer: {why}", file=sys.stderr)
-    ids = rows["id"][:]
-    if len({*ids}) < len(ids):
-        twice = next(id for index, id in enumerate(ids) if id in ids[:index])
-        raise ValueError(f"task {task.name}: two rows of {task.path} have the id {twice!r}")
-    return rows.select(range(min(task.limit or len(rows), len(rows)))), unreadable
-
-
-def sample(
-    decoder: Decoder, rows: "datasets.Dataset", max_new_tokens: int, decoding: Decoding, title: str, parts: Path
-) -> list[dict[str, Any]]:
-    """The sampled responses alone, judged, one line each. Called by every rank.
-
-    `parts` (with something added to the name) keeps what is done until `remove_parts`.
-    """
-    passes = [_Pass(sample) for sample in range(1, 1 + decoding.samples)]
-    asked = {"rows": rows._fingerprint, "max_new_tokens": max_new_tokens, **decoding.model_dump()}
-    asked["checkpoint"] = decoder.weights_digest
-    return _respond(decoder, rows, max_new_tokens, decoding, title, passes, _parts(parts, asked))
-
-
-def remove_parts(parts: Path) -> None:
-    """Of this and of any earlier attempt, which may have asked something else."""
-    for left in parts.parent.glob(f"{parts.name}-*"):
-        shutil.rmtree(left)
-
-
-def _parts(parts: Path, asked: dict[str, Any]) -> Path:
-    return parts.with_name(f"{parts.name}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}")
-
-
-def _respond(
-    decoder: Decoder,
-    rows: "datasets.Dataset",
-    max_new_tokens: int,
-    decoding: Decoding,
-    title: str,
-    passes: list[_Pass],
-    parts: Path,
-) -> list[dict[str, Any]]:
-    """All lines, by pass and row. A chunk of rows is one file in `parts`, so that none is half there after a kill.
-
-    Chunks do not depend on the number of ranks, nor does what is sampled for them.
-    """
-    state = process_state()
-    size = decoding.batch_size * decoder.batches
-    chunks = [(turn, begin) for turn in passes for begin in range(0, len(rows), size)]
-    files = [parts / f"{number:06d}.jsonl" for number in range(len(chunks))]
-    todo = range(state.process_index, len(chunks), state.num_processes)
-    if not sys.stderr.isatty() and state.is_main_process:
-        done = sum(file.exists() for file in files)
-        there = f", {done} of {len(files)} parts are there" if done else ""
-        print(f"{title}: {len(rows)} rows{there}", file=sys.stderr)
-    total = sum(min(size, len(rows) - chunks[number][1]) for number in todo)
-    bar = tqdm(total=total, desc=title, unit="response", disable=not sys.stderr.isatty())
-    for number in todo:
-        (draw, removed), begin = chunks[number]
-        batch = list(rows.select(range(begin, min(begin + size, len(rows)))))
-        if not files[number].exists():
-            asked = [{**row, "images": []} for row in batch] if removed else batch
-            temperature = decoding.temperature if draw else None
-            responses = decoder.decode(asked, max_new_tokens, temperature, decoding.seed + 1_000_003 * draw + begin)
-            pairs = zip(asked, responses, strict=True)
-            lines = [_line(decoder, row, response, draw, removed) for row, response in pairs]
-            write_json_lines(files[number], graded(lines))
-        bar.update(len(batch))
-    bar.close()
-    state.wait_for_everyone()
-    return [line for file in files for line in json_lines(file)]
-
-
-def process_state() -> PartialState:
-    """This process among its ranks. Delete when accelerate sees ranks on a CPU untold (`accelerate/state.py:802`)."""
-    return PartialState(cpu=not torch.cuda.is_available())
-
-
-def _line(decoder: Decoder, row: dict[str, Any], response: Decoded, draw: int, removed: bool) -> dict[str, Any]:
-    images = row.get("images") or []
-    shown = [pixels_digest(image) for image in images]
-    prompt = decoder.chat.prompt_text(row["question"], images)
-    return {
-        "id": row["id"],
-        "sample": draw,
-        "image_removed": removed,
-        "prompt": hashlib.sha256("\n".join([prompt, *shown]).encode()).hexdigest()[:16],
-        "image": " ".join(shown) or None,
-        "question": row["question"],
-        "gold": row["answer"],
-        "kind": row.get("kind"),
-        "choices": row.get("choices"),
-        **asdict(response),
-    }
-
-
-def _rows_digest(lines: list[dict[str, Any]]) -> str:
-    """Names what was asked, in order."""
-    asked = [(line["id"], line["question"], line["gold"], line["image"]) for line in lines if not line["image_removed"]]
-    return hashlib.sha256(repr(asked).encode()).hexdigest()
+        yield f"{hopeless} of {len(rows)} references are no answer: {why}"

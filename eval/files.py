@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """The digest of a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
 def weights_digest(folder: Path) -> str:
-    """The digest of a checkpoint: of all its files but its card."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != CARD]
-    listing = [f"{file.relative_to(folder)} {sha256(file)}" for file in files]
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    """The digest of a checkpoint: of all its files but its card and what a trainer resumes from."""
+    files = [
+        file for file in sorted(folder.rglob("*")) if file.is_file() and not _is_left_out(file.relative_to(folder))
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing gives Python's lock back: a core a file
+        listing = zip((file.relative_to(folder) for file in files), pool.map(sha256, files), strict=True)
+        return text_digest("\n".join(f"{name} {digest}" for name, digest in listing))
+
+
+_RESUMED = re.compile(r"(optimizer|scheduler|training_args|rng_state).*\.(pt|pth|bin)|trainer_state\.json")
+
+
+def _is_left_out(file: Path) -> bool:
+    """Whether `from_pretrained` never reads it: checkpoints of a training lie in folders of their own."""
+    within = any(part.startswith("checkpoint-") for part in file.parts[:-1])
+    return within or file.name == CARD or bool(_RESUMED.fullmatch(file.name))
 
 
 def cache_key(parts: Iterable[Any], code: Iterable[str | None]) -> str:
@@ -56,5 +75,18 @@ def write_json_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `completions.jsonl` or a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The lines of a `completions.jsonl` or a `metrics.jsonl`.
+
+    Raises:
+        ValueError: one is no JSON.
+    """
+    with path.open("rb") as file:  # in it `\n` alone ends a line; a text's U+2028 or U+0085 may stand in JSON as it is
+        return [_parsed(path, number, line) for number, line in enumerate(file, 1)]
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: line {number} is no JSON: {error}") from None
+    return parsed

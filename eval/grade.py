@@ -8,14 +8,15 @@ from rewards.grading.verify import Outcome, Question, verify_all
 from rewards.response import Malformed, lenient_answer, parse
 
 OK = "ok"
+TOO_LONG = "too_long"  # an outcome of evaluation alone: the prompt left no room in the context, and was not asked
 _UNREAD = (Outcome.MALFORMED, Outcome.TRUNCATED)  # no answer of theirs was verified
 
 
 def graded(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """`lines` with `parse`, `outcome` and `lenient` made anew of their `text`, `truncated`, `gold`, `kind`, `choices`.
 
-    `parse` is "ok" or why the strict grammar rejects the text (`rewards.response.Reason`), `outcome` the reward's, and
-    `lenient` what the verifier says of `lenient_answer`.
+    `parse` is "ok" or why the strict grammar rejects the text (`rewards.response.Reason`), `outcome` the reward's (or
+    `TOO_LONG`), and `lenient` what the verifier says of `lenient_answer`.
     """
     golds, kinds, choices = ([line[key] for line in lines] for key in ("gold", "kind", "choices"))
     texts = [line["text"] for line in lines]
@@ -28,7 +29,7 @@ def graded(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             **line,
             "parse": _form(line["text"]),
-            "outcome": verdict.outcome.value,
+            "outcome": TOO_LONG if line.get("too_long") else verdict.outcome.value,
             "lenient": (next(lenient) if answer else Outcome.MALFORMED if look else verdict.outcome).value,
         }
         for line, verdict, answer, look in zip(lines, strict, answers, second, strict=True)

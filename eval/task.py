@@ -1,6 +1,5 @@
 """Tasks: small YAML files that say which rows to ask and how long a response may be; and how responses are drawn."""
 
-import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +27,10 @@ class Task(Source):
         return self.config
 
 
+# What every response is drawn with, greedy or sampled, by both backends, whatever the checkpoint itself asks for.
+NEUTRAL = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+
+
 class DecodingSettings(BaseModel):
     """What a recipe's `evaluate` block and `python -m eval` say alike of how responses are drawn."""
 
@@ -43,16 +46,6 @@ class Decoding(DecodingSettings):
     """How the responses of one evaluation are drawn."""
 
     seed: int = 0  # of the samples
-
-
-def is_scored(out: Path, task: Task, decoding: Decoding) -> bool:
-    """Whether `out` holds the scores of just this: the same task, drawn the same way. The batch size may differ."""
-    try:
-        made = json.loads((out / "scores.json").read_text(encoding="utf-8"))["made"]
-    except (FileNotFoundError, KeyError):
-        return False
-    asked = {"task": task.model_dump(), **decoding.model_dump(exclude={"batch_size"})}
-    return all(made.get(key) == value for key, value in asked.items())
 
 
 @lru_cache

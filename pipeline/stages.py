@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from eval.files import json_lines
-from eval.task import Task, is_scored, load_task
+from eval.task import load_task
 from pipeline import launch
 from pipeline.check.check import check_recipe, describe
 from pipeline.checkpoint import preemption
-from pipeline.checkpoint.run_folder import RunFolder
+from pipeline.checkpoint.run_folder import RunFolder, saved_checkpoints
 from pipeline.checkpoint.run_identity import claim
 from pipeline.recipe.problem import as_recipe_error
 from pipeline.recipe.schema import Recipe
@@ -44,9 +44,7 @@ def run_next_step(
             _exec_next(environment)
         elif first:
             folder.tidy(stage.name)
-    if not folder.reported() or _unscored(recipe, folder):
-        _evaluate(recipe, folder)
-    elif first:
+    if (recipe.evaluate or not folder.reported()) and not _evaluate(recipe, folder) and first:
         print(f"{recipe.name}: all is complete; nothing to do")
     if first:
         from eval.report.results import print_summary
@@ -73,7 +71,8 @@ def _run_stage(recipe: Recipe, index: int, folder: RunFolder, first: bool) -> No
     if stage.kind == "grpo" and stage.difficulty:
         from pipeline.rollout import pass_rates
 
-        rates = pass_rates.stored(recipe, stage, folder.pass_rates(stage.name))
+        begun = bool(saved_checkpoints(folder.checkpoints(stage.name)))
+        rates = pass_rates.stored(recipe, stage, model_in, folder.pass_rates(stage.name), begun)
         if rates is None:
             pass_rates.measure(recipe, stage, model_in, folder.pass_rates(stage.name), f"{title}, pass rates")
             return
@@ -128,39 +127,31 @@ def _exec_next(environment: dict[str, str]) -> NoReturn:
     os.execve(sys.executable, [sys.executable, *command], environment)
 
 
-def _unscored(recipe: Recipe, folder: RunFolder) -> dict[str, list[Task]]:
-    """The tasks that each checkpoint has no scores for yet; checkpoints with all of them are left out."""
-    if recipe.evaluate is None:
-        return {}
-    tasks, decoding = [load_task(task) for task in recipe.tasks], recipe.evaluate.decoding(recipe.seed)
-    todo = {
-        name: [task for task in tasks if not is_scored(folder.scores(name, task.name), task, decoding)]
-        for name in recipe.evaluate.checkpoints
-    }
-    return {name: tasks for name, tasks in todo.items() if tasks}
-
-
-def _evaluate(recipe: Recipe, folder: RunFolder) -> None:
-    from eval.decode import loaded
-    from eval.evaluate import evaluate, process_state
+def _evaluate(recipe: Recipe, folder: RunFolder) -> bool:
+    """Ask each checkpoint what it has not been asked, and report. Returns whether there was anything to do."""
+    from eval.checkpoint import opened
+    from eval.evaluate import evaluate, task_rows
     from eval.report.card import write_cards
     from eval.report.page import write_report
     from eval.report.results import write_results
+    from eval.respond import process_state
 
-    state, model = process_state(), recipe.model
-    decoding = recipe.evaluate.decoding(recipe.seed) if recipe.evaluate else None
-    for name, tasks in _unscored(recipe, folder).items():
-        assert decoding is not None
+    state, model, worked = process_state(), recipe.model, not folder.reported()
+    state.wait_for_everyone()  # the first rank is about to write the report
+    evaluated = recipe.evaluate.checkpoints if recipe.evaluate else []
+    tasks = [task_rows(load_task(task), warn=state.is_main_process) for task in recipe.tasks] if evaluated else []
+    for name in evaluated:
+        assert recipe.evaluate is not None
         if name != "base":
             with as_recipe_error(str(folder.root), "hand_off"):
                 folder.verify(name)
-        checkpoint, revision = (model.path, model.revision) if name == "base" else (str(folder.model(name)), None)
-        with loaded(checkpoint, model.dtype, revision) as decoder:
-            for task in tasks:
-                title = f"evaluate {name} on {task.name}"
-                evaluate(decoder, task, folder.scores(name, task.name), decoding, title)
-    if state.is_main_process:
+        place, revision = (model.path, model.revision) if name == "base" else (str(folder.model(name)), None)
+        decoding = recipe.evaluate.decoding(recipe.seed)
+        with opened(place, model.dtype, revision) as checkpoint:
+            worked |= evaluate(checkpoint, tasks, folder.evaluation(name), decoding, name)
+    if worked and state.is_main_process:
         write_cards(folder.root, write_results(folder.root))
         write_report(folder.root)
     state.wait_for_everyone()
     state.destroy_process_group()
+    return worked

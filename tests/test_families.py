@@ -96,7 +96,7 @@ def test_training_rollouts_and_evaluation_see_the_same_prompt_and_stop_at_the_sa
     rows = read(source).select(range(2))
     prompts = [chat.conversation(row["question"], row.get("images") or []) for row in rows]
     sampled_from = rollouts._tokenize_prompts(prompts)[0]
-    asked = TransformersDecoder(ChatFormat(str(small(family))), "float32", "")._inputs(list(rows))
+    asked = TransformersDecoder(ChatFormat(str(small(family))), "float32")._inputs(list(rows))
     for index, row in enumerate(rows):
         ids = batch["input_ids"][index][batch["attention_mask"][index] == 1].tolist()
         response = batch["labels"][index][batch["labels"][index] != -100].tolist()

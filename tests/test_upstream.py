@@ -342,7 +342,7 @@ def test_transformers_does_not_call_the_vision_tower_for_a_row_of_text(small: Sm
     assert not called
 
 
-@workaround("pipeline/data/check_rows.py", "SmolVLM's has it", "`hasattr` in `_prompt_tokens`")
+@workaround("eval/chat.py", "SmolVLM's has it", "`hasattr` in `ChatFormat.prompt_tokens`")
 def test_transformers_counts_no_image_tokens_of_smolvlm() -> None:
     assert hasattr(hf.Qwen2_5_VLProcessor, "_get_num_multimodal_tokens")
     assert not hasattr(hf.SmolVLMProcessor, "_get_num_multimodal_tokens")

@@ -60,7 +60,7 @@ def check_recipe(recipe: Recipe, root: Path, out: TextIO, first: int | None = No
             _check_stage(recipe, index, stage, chat, report, first)
     for index, task in enumerate(recipe.tasks):
         with report.found_in(where(recipe, "evaluate", "tasks", index), "task_data"):
-            _check_task(task, report, first)
+            _check_task(task, chat, report, first)
     with report.found_in(where(recipe, "stages"), "reward"):
         report.problems += check_rewards(recipe, out, first)
     report.problems = list(dict.fromkeys(report.problems))  # two stages may read the same rows
@@ -128,17 +128,29 @@ def _check_pictures(checked: prepare.CheckedData) -> None:
         raise ValueError(f"{message}wait for each other: use a stage for each kind, or ddp.yaml")
 
 
-def _check_task(task: str, report: Report, first: int | None) -> None:
-    """Rows that cannot be asked stop the run. An answer that no response can match only lowers the score."""
+def _check_task(task: str, chat: "ChatFormat | None", report: Report, first: int | None) -> None:
+    """Rows that cannot be read stop the run. A benchmark is what it is: what only lowers its score is said."""
     loaded = load_task(task)
-    checked = check_rows(read(loaded, first), None, RowPolicy(trains=False, verifies=True))
+    room = chat.context - 1 if chat and chat.context else None  # of a prompt: a response has a token at least
+    policy = RowPolicy(trains=False, verifies=True, max_tokens=room, limited_by="the model's context")
+    checked = check_rows(read(loaded, first), chat, policy)
     problems = [problem for of_row in row_problems(checked, loaded.path, HeldOut()).values() for problem in of_row]
-    unusable = sum(problem.code == "answer_unusable" for problem in problems)
-    # A benchmark is what it is, the same row twice included.
-    rest = (problem for problem in problems if problem.code not in {"answer_unusable", "duplicate_row"})
-    report.problems += shown(rest)
-    if unusable:
-        tell(f"{task}: {unusable} rows have an answer that does not verify against itself; none is right there")
+    report.problems += shown(problem for problem in problems if problem.code not in {*_LOWERS, "duplicate_row"})
+    for code, what in _LOWERS.items():
+        if rows := [problem for problem in problems if problem.code == code]:
+            named = ", ".join(f"{problem.where.rpartition(':')[2]} (id {problem.id})" for problem in rows[:3])
+            more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+            tell(f"WARNING {task}: {code}: row {named}{more}: {what}")
+
+
+# What lowers the score of a row that is evaluated on, by code.
+_LOWERS = {
+    "answer_unusable": "the answer does not verify against itself; no response is right there",
+    "too_long": "the prompt leaves no room in the model's context; it is not asked, and counted as wrong",
+    "unseen_images": "the row has images, and the model reads text alone",
+    "special_token": "the question holds a token that the tokenizer reads as a control token",
+    "tag_in_question": "the question holds a tag of the grammar",
+}
 
 
 def describe(plans: "list[StagePlan]", root: Path, out: TextIO, as_json: bool = False) -> None:

@@ -34,8 +34,9 @@ class RunFolder:
     def pass_rates(self, stage: str) -> Path:
         return self.root / "pass_rates" / f"{stage}.json"
 
-    def scores(self, checkpoint: str, task: str) -> Path:
-        return self.root / "eval" / checkpoint / task
+    def evaluation(self, checkpoint: str) -> Path:
+        """A folder for each task."""
+        return self.root / "eval" / checkpoint
 
     def completed(self, name: str) -> dict[str, Any] | None:
         """The stage's manifest, or None while it is not complete.
@@ -86,7 +87,7 @@ class RunFolder:
 
         Scores and results, if there are any, are those of another model of the stage.
         """
-        for old in (self.model(name), self.root / "eval" / name):
+        for old in (self.model(name), self.evaluation(name)):
             shutil.rmtree(old, ignore_errors=True)
         (self.root / "results.json").unlink(missing_ok=True)
         self.stage(name).mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,14 @@ One pass over the data, on all cores, and cached: a run that starts, and each of
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.data import images as images_module
-from eval.data.images import BadRow, image_size, verify_image
+from eval.data.images import BadRow, verify_image
 from eval.data.rows import undecoded
 from eval.files import cache_key
 from pipeline.recipe.problem import Problem
@@ -218,12 +218,12 @@ def _lengths(chat: "ChatFormat", row: Row, policy: RowPolicy) -> dict[str, int]:
     """Tokens of prompt, think trace and answer, as the stage will see them; -1 think where it is not read back."""
     images = row.get("images") or []
     if not policy.trains:
-        prompt = _prompt_tokens(chat, chat.prompt_text(row["question"], images), images, policy.max_tokens)
+        prompt = chat.prompt_tokens(chat.prompt_text(row["question"], images), images, policy.max_tokens)
         return {"prompt_tokens": prompt, "think_tokens": 0, "answer_tokens": 0}
     text, completion = chat.training_texts(row["question"], row["think"], row["answer"], images)
     ids = chat.ids(completion)
     left = policy.max_tokens - len(ids) if policy.max_tokens is not None else None
-    prompt = _prompt_tokens(chat, text, images, left)
+    prompt = chat.prompt_tokens(text, images, left)
     if not chat.reads_back(ids, row["think"], row["answer"]):
         return {"prompt_tokens": prompt, "think_tokens": -1, "answer_tokens": 0}
     tail = len(chat.ids(completion[completion.rindex(TAGS[1]) :])) + 8  # the tag lies in it, though ids merge across
@@ -239,26 +239,6 @@ def _length_problem(lengths: dict[str, int], policy: RowPolicy) -> Iterator[RowP
         limit = f"{policy.limited_by} leaves {policy.max_tokens}"
         what = "the answer would be cut off" if policy.trains else "a prompt and its longest completion do not fit"
         yield "too_long", f"{total} tokens, images included, where {limit}; {what}"
-
-
-SLACK = 256  # tokens an image may take beside its own: separators, rows and columns of tiles
-
-
-def _prompt_tokens(chat: "ChatFormat", text: str, images: Sequence[Any], max_tokens: int | None) -> int:
-    """Tokens of a rendered prompt: exact where it might not fit into `max_tokens`, else near, by the images' sizes."""
-    length = len(chat.ids(text))
-    if not images:
-        return length
-    if hasattr(chat.processor, "_get_num_multimodal_tokens"):  # Delete when SmolVLM's has it, as the others do
-        sizes = [image_size(image) for image in images]
-        length += int(sum(chat.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]))
-        if max_tokens is None or length + SLACK * len(images) <= max_tokens:
-            return length
-    from eval.data.picture import Picture
-
-    decoded = [Picture().decode_example(image) for image in images]
-    ids = chat.processor(text=[text], images=[decoded], add_special_tokens=False)["input_ids"]
-    return len(ids[0])
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -306,6 +286,7 @@ def _verify_references(batch: dict[str, list[Any]]) -> dict[str, list[bool]]:
 
 # What decides about a row: no verdict outlives a change of its rules.
 _CODE = [*sorted(map(str, Path(response.__file__).parent.rglob("*.[pt][yx]*"))), __file__, images_module.__file__]
+_CODE.append(str(Path(images_module.__file__).parents[1] / "chat.py"))
 
 
 def _cache_key(rows: Any, pictured: "datasets.Dataset | None", chat: "ChatFormat | None", policy: RowPolicy) -> str:

@@ -133,7 +133,7 @@ def held_out(recipe: Recipe, stage: SftStage | GrpoStage, first: int | None = No
 
 def sft_policy(max_length: int | None, chat: "ChatFormat") -> RowPolicy:
     """TRL would cut off what is longer than `max_length`, and the answer stands at the end."""
-    positions = _positions(chat)
+    positions = chat.context
     if max_length is not None and (positions is None or max_length <= positions):
         return RowPolicy(trains=True, max_tokens=max_length, limited_by="max_length")
     return RowPolicy(trains=True, max_tokens=positions, limited_by="the model's max_position_embeddings")
@@ -144,7 +144,7 @@ def grpo_policy(stage: GrpoStage, chat: "ChatFormat") -> RowPolicy:
     setting = stage.settings()
     length = setting["vllm_max_model_length"] if setting["use_vllm"] else None
     named = "vllm_max_model_length" if length else "the model's max_position_embeddings"
-    length, completion = length or _positions(chat), setting["max_completion_length"]
+    length, completion = length or chat.context, setting["max_completion_length"]
     rewards = [reward.function() for reward in stage.rewards]
     return RowPolicy(
         trains=False,
@@ -152,11 +152,6 @@ def grpo_policy(stage: GrpoStage, chat: "ChatFormat") -> RowPolicy:
         limited_by=f"{named} less max_completion_length",
         verifies=any(takes(f, "answer") and not is_marked(f, "own_grader") for f in rewards),
     )
-
-
-def _positions(chat: "ChatFormat") -> int | None:
-    positions: int | None = getattr(chat.config.get_text_config(), "max_position_embeddings", None)
-    return positions
 
 
 def sft_rows(

@@ -9,6 +9,7 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import RepeatSampler
 
 from eval.chat import ChatFormat
+from eval.decode import plain_generation
 from pipeline.checkpoint.trainer import ResumableTrainer
 from pipeline.data.prepare import has_images
 from pipeline.launch import tell
@@ -75,7 +76,8 @@ class RolloutTrainer(ResumableTrainer, GRPOTrainer):
         return prompt_ids, images, fields
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._generate_single_turn(self._engine_prompt_ids, *args, **kwargs)
+        with plain_generation(self.model):
+            return super()._generate_single_turn(self._engine_prompt_ids, *args, **kwargs)
 
     def _of_these_prompts(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         def compared(*args: Any, **kwargs: Any) -> Any:

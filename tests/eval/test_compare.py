@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from eval.compare import compare, main, verdict, with_holm
 from tests.support.inputs import line
@@ -72,7 +73,8 @@ def test_sampled_responses_are_compared_by_their_means() -> None:
     b = [line("a", "correct", sample=1), line("a", "correct", sample=2), line("b", "wrong", sample=1)]
     found = compare([a], [b], sampled=True)
     assert (found["n"], found["difference"]) == (2, 0.25)
-    assert "p" not in found
+    assert found["p"] == pytest.approx(1.0), "one row differs: either sign is as likely"
+    assert "mcnemar_p" not in found
 
 
 @pytest.mark.parametrize(("discordant", "points"), [(0.1, 1.97), (0.2, 2.79)])
@@ -112,8 +114,8 @@ def test_a_verdict_needs_the_interval_and_the_corrected_test() -> None:
     assert verdict({**found, "ci95": [0.0, 0.05]}).startswith("no difference shown")
 
 
-def test_intervals_over_seeds_hold_the_truth_and_pooled_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows and training seeds both vary: of 150 experiments without any true difference, at most 10% may deny it."""
+def test_pooled_rows_deny_the_truth_and_intervals_over_seeds_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and training seeds both vary: of 150 experiments without any true difference, at most 6% may deny it."""
     monkeypatch.setattr("eval.scores.RESAMPLES", 200)
     rng = np.random.default_rng(3)
     denied = pooled = 0
@@ -122,11 +124,60 @@ def test_intervals_over_seeds_hold_the_truth_and_pooled_ones_do_not(monkeypatch:
         runs = [[lines(rng.random(200) < 1 / (1 + np.exp(hard + rng.normal(0, 0.4)))) for _ in range(3)] for _ in "ab"]
         found = compare(*runs)
         denied += not found["ci95"][0] <= 0 <= found["ci95"][1]
-        errors = [compare([a], [b])["detectable"] / 2.8016 for a, b in zip(*runs, strict=True)]
+        errors = [compare([a], [b])["standard_error"] for a, b in zip(*runs, strict=True)]
         half = 1.96 * np.mean(errors) / np.sqrt(3)  # as if three runs were three times the rows
         pooled += abs(found["difference"]) > half
-    assert denied / 150 <= 0.1
+    assert denied / 150 <= 0.06
     assert pooled / 150 > 0.2
+
+
+def test_an_interval_over_seeds_is_the_two_margins_in_quadrature_and_p_where_it_ends_at_nothing() -> None:
+    rng = np.random.default_rng(4)
+    runs = [[lines(rng.random(300) < rate + rng.normal(0, 0.02)) for _ in range(4)] for rate in (0.5, 0.62)]
+    found = compare(*runs)
+    right = np.array([[[each["outcome"] == "correct" for each in one] for one in side] for side in runs], dtype=float)
+    difference = right[1] - right[0]
+    of_seeds = stats.t.ppf(0.975, 3) * difference.mean(axis=1).std(ddof=1) / 2
+    of_rows = stats.t.ppf(0.975, 299) * difference.mean(axis=0).std() / np.sqrt(300)
+    half = np.hypot(of_seeds, of_rows)
+    assert found["ci95"] == pytest.approx([difference.mean() - half, difference.mean() + half], rel=1e-6)
+    level = stats.t.isf(found["p"] / 2, [3, 299])
+    ends = np.hypot(level[0] * of_seeds / stats.t.ppf(0.975, 3), level[1] * of_rows / stats.t.ppf(0.975, 299))
+    assert ends == pytest.approx(found["difference"], rel=1e-6)
+    assert (found["p"] < 0.05) is (found["ci95"][0] > 0)
+
+
+def test_intervals_stay_within_what_a_difference_can_be() -> None:
+    found = compare([lines([0] * 9), lines([0] * 4 + [1] * 5)], [lines([1] * 9), lines([1] * 5 + [0] * 4)])
+    assert found["ci95"] == [-1.0, 1.0]
+    assert "with two seeds" in verdict({**found, "detectable": 0.5})
+    assert verdict({**found, "detectable": 1.5}) == "no difference shown, and none could be with so few rows and seeds"
+    for hits in ([1] * 20, [0] * 20):
+        low, high = compare([lines(hits)] * 3, [lines([1] * 20)] * 3)["ci95"]
+        assert -1 <= low < high <= 1, "seeds that are all alike are no certainty"
+
+
+def test_a_sign_flip_over_images_is_mcnemars_test_where_each_row_is_alone() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.random(400) < 0.5, rng.random(400) < 0.57
+    greedy = compare([lines(a)], [lines(b)])
+    once = [[{**each, "sample": 1} for each in lines(side)] for side in (a, b)]
+    assert compare([once[0]], [once[1]], sampled=True)["p"] == pytest.approx(greedy["p"], abs=0.02)
+
+
+def test_a_sign_flip_matches_brute_force_over_all_signs() -> None:
+    images = list("aabbbccdd")
+    a, b = lines([0, 0, 1, 0, 0, 1, 0, 0, 0], image=images), lines([1, 1, 1, 1, 1, 1, 1, 0, 1], image=images)
+    by_image = [2, 2, 1, 1]
+    flips = [abs(sum(sign * size for sign, size in zip(signs, by_image, strict=True))) >= 6
+             for signs in itertools.product([-1, 1], repeat=4)]  # fmt: skip
+    assert compare([a], [b])["p"] == pytest.approx(sum(flips) / len(flips), abs=0.015)
+
+
+def test_a_verdict_of_sampled_responses_needs_a_test_of_its_own() -> None:
+    """An interval of few rows alone leaves 0 out far too often."""
+    found = {"ci95": [0.01, 0.05], "detectable": 0.02}
+    assert verdict(found).startswith("no difference shown")
 
 
 def test_seeds_are_paired_and_each_is_reported() -> None:
@@ -174,3 +225,43 @@ def test_the_command_names_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no evaluation here" in capsys.readouterr().out
     assert main([str(a), str(_evaluation(tmp_path / "b", letters=lines([1])))]) == 2
     assert "no task in common: digits against letters" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_left_out_and_what_was_not_made_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a = _evaluation(tmp_path / "a", digits=lines([1] * 40))
+    b = _evaluation(tmp_path / "b", digits=lines([1] * 37))
+    made = {"checkpoint": "c1", "dtype": "float32", "grader": "g1", "decoding": {"max_new_tokens": 8}}
+    other = {"checkpoint": "c2", "dtype": "bfloat16", "grader": "g1", "decoding": {"max_new_tokens": 9}}
+    for folder, each in ((a, made), (b, other)):
+        (folder / "digits" / "scores.json").write_text(json.dumps({"made": {"identity": each}}))
+    assert main([str(a), str(b)]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: 3 rows that not all of them have" in printed
+    assert "WARNING not made alike: dtype, max_new_tokens differ" in printed
+    (b / "digits" / "scores.json").write_text("torn {")
+    assert main([str(a), str(b)]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no line; there is nothing to compare"),
+        ('{"id": "a"', "line 1 is no JSON object"),
+        ("[]\n", "line 1 is no JSON object"),
+        ('{"id": "a"}\n', "line 1 has no 'sample'"),
+        ("\x00\xff\n", "line 1 is no JSON object"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str) -> None:
+    a = _evaluation(tmp_path / "a", digits=lines([1]))
+    b = _evaluation(tmp_path / "b", digits=lines([1]))
+    (b / "digits" / "completions.jsonl").write_text(content, encoding="latin-1")
+    assert main([str(a), str(b), "--out", str(tmp_path / "out.json")]) == 2
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"ERROR {b / 'digits' / 'completions.jsonl'}: ")
+    assert said in printed
+    assert printed.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from transformers import AutoConfig, Qwen3Config
 
 from eval.chat import ChatFormat
+from eval.checkpoint import opened
 from eval.data.rows import Source, read
 from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
 from eval.environment import prepare_environment
@@ -64,11 +66,71 @@ def test_a_checkpoints_own_penalties_change_nothing(
     """Rollouts have none: an evaluation with them would be of another policy, and vLLM's would be too."""
     assert isinstance(decoder, TransformersDecoder)
     plain = decoder.decode(rows, 30, None, seed=0)
-    for name, value in {"repetition_penalty": 9.0, "top_k": 1, "top_p": 0.1}.items():
+    for name, value in OWN.items():
         monkeypatch.setattr(decoder.model.generation_config, name, value)
     assert decoder.decode(rows, 30, None, seed=0) == plain
     drawn = {response.text for seed in range(4) for response in decoder.decode(rows[:1], 9, 5.0, seed=seed)}
     assert len(drawn) == 4
+    assert decoder.model.generation_config.num_beams == OWN["num_beams"], "they are kept for whoever saves the model"
+
+
+# What a checkpoint may bring, each of which changes responses or ends them.
+OWN = {
+    **{"repetition_penalty": 9.0, "top_k": 1, "top_p": 0.1, "min_p": 0.9, "typical_p": 0.1, "num_beams": 3},
+    **{"no_repeat_ngram_size": 1, "min_new_tokens": 29, "max_time": 1e-9, "forced_eos_token_id": 2},
+    **{"bad_words_ids": [[5]], "exponential_decay_length_penalty": [1, 9.0], "epsilon_cutoff": 0.9},
+    **{"sequence_bias": {(7,): 9.0}, "encoder_repetition_penalty": 9.0, "renormalize_logits": True},
+}
+
+
+def test_the_settings_that_are_not_taken_are_named(small: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(small("llama"), tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    own = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**own, "num_beams": 4, "repetition_penalty": 1.05, "eos_token_id": 1}))
+    with opened(str(tmp_path / "model"), "float32") as checkpoint:
+        assert checkpoint.ignored == {"num_beams": 4, "repetition_penalty": 1.05}
+        assert 1 in checkpoint.chat.ends
+
+
+def _narrow(model: Path, folder: Path, positions: int) -> Path:
+    """The same checkpoint, which says that it has so many positions."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    return folder
+
+
+def test_a_response_ends_where_the_context_does(small: Callable[[str], Path], tmp_path: Path) -> None:
+    rows = [{"question": "What is 3 plus 4?"}, {"question": "What is 3 plus 4, and then 4 more?"}]
+    with loaded(str(small("llama")), "float32") as whole:
+        lengths = [whole.chat.prompt_tokens(whole.chat.prompt_text(row["question"])) for row in rows]
+        before = whole.decode(rows, 12, None, seed=0)
+    with loaded(str(_narrow(small("llama"), tmp_path / "narrow", max(lengths) + 3)), "float32") as decoder:
+        after = decoder.decode(rows, 12, None, seed=0)
+    for length, one, other in zip(lengths, before, after, strict=True):
+        room = min(12, max(lengths) + 3 - length)
+        assert other.think_tokens + other.answer_tokens <= room
+        assert one.text.startswith(other.text)
+        assert other.truncated
+
+
+@pytest.mark.parametrize(
+    ("changes", "context"),
+    [
+        ({"max_position_embeddings": 64}, 64),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 256),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "max_position_embeddings": 64}, 128),
+        ({"rope_parameters": {"rope_type": "default"}, "max_position_embeddings": 64}, 64),
+    ],
+)
+def test_the_context_is_what_the_configuration_says(
+    small: Callable[[str], Path], changes: dict[str, object], context: int
+) -> None:
+    chat = ChatFormat(str(small("llama")))
+    for name, value in changes.items():
+        setattr(chat.config, name, value)
+    assert chat.context == context
 
 
 def test_vision_markers_are_read_from_the_configuration(assets: Path) -> None:
@@ -82,7 +144,7 @@ def test_a_text_model_pads_its_batch_too(small: Callable[[str], Path]) -> None:
     rows = [
         {"question": question} for question in ("What is 3 plus 4?", "And 3 plus 4 plus 4, what is that? Yes, that.")
     ]
-    decoder = TransformersDecoder(ChatFormat(str(small("llama"))), "float32", "")
+    decoder = TransformersDecoder(ChatFormat(str(small("llama"))), "float32")
     together = decoder.decode(rows, 8, None, seed=0)
     assert together == [decoder.decode([row], 8, None, seed=0)[0] for row in rows]
 

@@ -58,10 +58,13 @@ def test_two_ranks_write_what_one_writes(small: Callable[[str], Path], task: Pat
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="make setup installs vLLM")
 def test_vllm_says_what_transformers_says(small: Callable[[str], Path], task: Path, tmp_path: Path) -> None:
-    """With images and without; and of a drawing the same, whichever kind of file it is in."""
+    """With images and without; of a drawing the same, whichever kind of file it is in; of a prompt beyond the context
+    nothing.
+    """
     kinds = [name for name in drawings(tmp_path / "drawn") if name != "cmyk"]
     rows = [{"id": name, "question": "What is it?", "answer": "x", "images": [f"{name}.png"]} for name in kinds]
-    jsonl(tmp_path / "drawn" / "rows.jsonl", rows)
+    beyond = {**rows[0], "id": "beyond", "question": "What is it? " + "Think again. " * 2000}
+    jsonl(tmp_path / "drawn" / "rows.jsonl", [*rows, beyond])
     model = tells_apart(small("qwen2_5_vl"), tmp_path / "model", tmp_path / "drawn" / "rgb.png")
     drawn = tmp_path / "drawn.yaml"
     drawn.write_text("name: drawn\npath: drawn/rows.jsonl\nmax_new_tokens: 24\n")
@@ -71,11 +74,14 @@ def test_vllm_says_what_transformers_says(small: Callable[[str], Path], task: Pa
         run(model, *asked, "--backend", backend, "--out", tmp_path / backend)
         found[backend] = files(tmp_path / backend)["lines"]
         lines = json_lines(tmp_path / backend / "drawn" / "completions.jsonl")
-        texts |= {line["text"] for line in lines if line["sample"] == 0 and not line["image_removed"]}
+        shown = [line for line in lines if line["sample"] == 0 and not line["image_removed"]]
+        texts |= {line["text"] for line in shown if line["id"] != "beyond"}
+        assert {line["id"] for line in lines if line["outcome"] == "too_long"} == {"beyond"}
+        assert shown[-1]["text"] == ""
     assert texts == {"<think>It is drawn.</think><answer>7</answer>"}
     for one, other in zip(found["transformers"], found["vllm"], strict=True):
         assert one.keys() == other.keys()
         if one["sample"] == 0:
             assert one == other
     made = json.loads((tmp_path / "vllm" / "held" / "scores.json").read_text())["made"]
-    assert (made["backend"], made["unreadable_rows"]) == ("vllm", 0)
+    assert (made["identity"]["backend"], made["unreadable_rows"]) == ("vllm", 0)

@@ -1,11 +1,10 @@
-"""Tasks: what their files say, and whether a task was scored before."""
+"""Tasks: what their files say."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from eval.task import SHIPPED, Decoding, is_scored, load_task
+from eval.task import SHIPPED, load_task
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
@@ -33,15 +32,3 @@ def test_a_task_that_is_wrong_is_named_by_its_file(tmp_path: Path, text: str, me
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{path}: {message}"):
         load_task(str(path))
-
-
-@pytest.mark.slow
-def test_scores_of_another_question_are_not_taken_for_these(task: Path, tmp_path: Path) -> None:
-    asked, decoding = load_task(str(task)), Decoding(batch_size=8, samples=1, temperature=1.0, seed=0)
-    made = {"task": asked.model_dump(), "samples": 1, "temperature": 1.0, "seed": 0, "image_removed": True}
-    (tmp_path / "scores.json").write_text(json.dumps({"made": made}))
-    assert is_scored(tmp_path, asked, decoding)
-    assert is_scored(tmp_path, asked, Decoding(batch_size=16, samples=1, temperature=1.0, seed=0))
-    assert not is_scored(tmp_path, asked, Decoding(batch_size=8, samples=4, temperature=1.0, seed=0))
-    assert not is_scored(tmp_path, asked.model_copy(update={"max_new_tokens": 25}), decoding)
-    assert not is_scored(tmp_path / "none", asked, decoding)

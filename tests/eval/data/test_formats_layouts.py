@@ -49,7 +49,7 @@ def test_a_layout_is_read_by_the_lines_of_a_recipe(layout: Layout, chat: ChatFor
     task = tmp_path / "mine.yaml"
     lines = {"split": "train", **layout.lines}
     task.write_text(yaml.safe_dump({"name": "mine", "path": layout.path, **lines, "max_new_tokens": 9}))
-    rows, unreadable = task_rows(load_task(str(task)))
+    _, rows, unreadable = task_rows(load_task(str(task)))
     assert (len(rows), unreadable, rows[0]["answer"]) == (6, 0, layout.answer)
 
     if layout.think is not None:

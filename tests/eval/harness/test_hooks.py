@@ -17,11 +17,11 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import AutoModelForImageTextToText
 
 from eval.chat import ChatFormat
+from eval.checkpoint import opened
 from eval.data.rows import read
-from eval.decode import loaded
-from eval.evaluate import Decoding, evaluate
+from eval.evaluate import evaluate, task_rows
 from eval.files import json_lines
-from eval.task import Task
+from eval.task import Decoding, Task
 from rewards.response import render
 from tests.support.families import SIDE
 from tests.support.inputs import iconqa, scienceqa
@@ -126,10 +126,9 @@ def checkpoint(small: Callable[[str], Path], tasks: dict[str, Task], tmp_path_fa
 def ours(checkpoint: Path, tasks: dict[str, Task], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lines]:
     """The lines of our evaluation by task."""
     out = tmp_path_factory.mktemp("ours")
-    with loaded(str(checkpoint), "bfloat16", backend="transformers") as decoder:
-        for name, task in tasks.items():
-            evaluate(decoder, task, out / name, Decoding(batch_size=4, samples=0, temperature=1.0, seed=0), name)
-    lines = {name: json_lines(out / name / "completions.jsonl") for name in tasks}
+    with opened(str(checkpoint), "bfloat16", backend="transformers") as found:
+        evaluate(found, [task_rows(task) for task in tasks.values()], out, Decoding(batch_size=4), "ours")
+    lines = {name: json_lines(out / task.name / "completions.jsonl") for name, task in tasks.items()}
     return {name: [line for line in lines[name] if not line["image_removed"]] for name in tasks}
 
 
