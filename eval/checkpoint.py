@@ -5,7 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,10 +82,7 @@ def opened(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
     with tempfile.TemporaryDirectory(prefix="merged-") as scratch:
         adapter = _adapter(checkpoint, revision)
         if adapter:
-            AutoConfig.from_pretrained(adapter.base, revision=adapter.revision).save_pretrained(scratch)
-            base = AutoProcessor.from_pretrained(adapter.base, revision=adapter.revision)
-            _own_processor(checkpoint, revision, base).save_pretrained(scratch)
-            _copy_generation_config(adapter, scratch)
+            _describe_merged(checkpoint, revision, adapter, scratch)
         chat = ChatFormat(scratch if adapter else checkpoint, None if adapter else revision)
         served = _backend(checkpoint, chat.config, backend)
         yield Checkpoint(checkpoint, revision, dtype, served, chat, adapter)
@@ -102,6 +99,21 @@ def _adapter(checkpoint: str, revision: str | None) -> Adapter | None:
     return Adapter(config["base_model_name_or_path"], config.get("revision"))
 
 
+def _describe_merged(checkpoint: str, revision: str | None, adapter: Adapter, folder: str) -> None:
+    """Save in `folder` all that the merged checkpoint has beside its weights."""
+    try:
+        AutoConfig.from_pretrained(adapter.base, revision=adapter.revision).save_pretrained(folder)
+        base = AutoProcessor.from_pretrained(adapter.base, revision=adapter.revision)
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(
+            f"model {checkpoint!r}: an adapter; its base {adapter.base!r} cannot be read: {why}"
+        ) from error
+    _own_processor(checkpoint, revision, base).save_pretrained(folder)
+    with suppress(OSError):  # it may have none
+        GenerationConfig.from_pretrained(adapter.base, revision=adapter.revision).save_pretrained(folder)
+
+
 def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
     """The processor that was saved with the adapter; the base's where there is none of its kind."""
     try:
@@ -109,15 +121,6 @@ def _own_processor(adapter: str, revision: str | None, base: Any) -> Any:
     except (OSError, ValueError):
         return base
     return own if type(own) is type(base) else base
-
-
-def _copy_generation_config(adapter: Adapter, folder: str) -> None:
-    """The base's: where its responses end."""
-    try:
-        own = GenerationConfig.from_pretrained(adapter.base, revision=adapter.revision)
-    except OSError:  # it has none
-        return
-    own.save_pretrained(folder)
 
 
 def _digest(place: str, revision: str | None) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from eval.lenient import lenient_answer
 from rewards.accuracy import verdicts
 from rewards.grading.verify import Outcome, Question, verify_all
-from rewards.response import Malformed, lenient_answer, parse
+from rewards.response import Malformed, parse
 
 OK = "ok"
 TOO_LONG = "too_long"  # an outcome of evaluation alone: the prompt left no room in the context, and was not asked

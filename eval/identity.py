@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rewards
-from eval import grade
+from eval import grade, lenient
 from eval.data.rows import undecoded
 from eval.files import sha256, text_digest
 from eval.task import NEUTRAL, Decoding
@@ -69,7 +69,8 @@ def key(ingredients: Mapping[str, Any]) -> str:
 def grader() -> str:
     """The digest of the code that grades: the grammar, the verifier, the forgiving reader, and what they parse with."""
     root = Path(str(rewards.__file__)).parent
-    files = [root / "response.py", root / "accuracy.py", *(root / "grading").glob("*.*"), Path(str(grade.__file__))]
+    files = [root / "response.py", root / "accuracy.py", *(root / "grading").glob("*.*")]
+    files += [Path(str(module.__file__)) for module in (grade, lenient)]
     versions = [f"{name} {_version(name)}" for name in _PARSERS]
     return text_digest("\n".join([*sorted(f"{file.name} {sha256(file)}" for file in files), *versions]))
 

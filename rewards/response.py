@@ -19,12 +19,12 @@ MAX_ANSWER_CHARS = 256  # a longer "answer" is a second reasoning trace
 
 _CLOSE = TAGS[1]
 _TAG = re.compile("|".join(TAGS))
-_SPECIAL_TOKEN = re.compile(
+SPECIAL_TOKEN = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?s>|<eos>|<bos>|<pad>|<end_of_turn>|<start_of_turn>|<unk>|\[/?INST\]"
 )
 _LOOKALIKE = re.compile(r"<\s*+/?+\s*+(?:think|answer)\b", re.IGNORECASE)  # what a tag might be taken for
 _BOX = re.compile(r"\\boxed\b")
-_EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
+EOS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
 
 
 class Reason(StrEnum):
@@ -65,7 +65,7 @@ def render(think: str, answer: str) -> str:
 def parse(text: str) -> Response | Malformed:
     """Read `text`, a completion without its prompt. Never raises; linear in `len(text)`; total on any `str`."""
     text = without_final_eos(text)
-    if _SPECIAL_TOKEN.search(text):
+    if SPECIAL_TOKEN.search(text):
         return Malformed(Reason.SPECIAL_TOKEN)
     tags = [match.group() for match in _TAG.finditer(text)]
     if len(_LOOKALIKE.findall(text)) > len(tags):
@@ -91,33 +91,10 @@ def parse(text: str) -> Response | Malformed:
     return Response(think, answer)
 
 
-def lenient_answer(text: str) -> str:
-    """What a forgiving reader takes for the answer of any text, "" for nothing (our choice).
-
-    The answer of a well-formed response; else, after the last `</think>`: what follows the last `<answer>`, the last
-    box, what follows the last "answer is", the last line. Rewards never use it. A model that is much better under it
-    than under `parse` has learned the answers and not the form, or says more than one.
-    """
-    if isinstance(response := parse(text), Response):
-        return response.answer
-    text = without_final_eos(text).rpartition(_CLOSE)[2]
-    if TAGS[2] in text:
-        answer = text.rpartition(TAGS[2])[2].partition(TAGS[3])[0]
-    elif said := _LAST_BOX.findall(text) or _SAID.findall(text):
-        answer = said[-1]
-    else:
-        answer = text.strip().rpartition("\n")[2]
-    return answer.strip()[:MAX_ANSWER_CHARS]
-
-
-_LAST_BOX = re.compile(r"\\boxed\{([^{}\n]*)\}")
-_SAID = re.compile(r"\banswer\b(?: is)?[ :=*]*([^\n]+)", re.IGNORECASE)
-
-
 def without_final_eos(text: str) -> str:
     """The text without the end-of-turn token that stands at its end."""
     text = text.rstrip()
-    return next((text.removesuffix(eos) for eos in _EOS if text.endswith(eos)), text)
+    return next((text.removesuffix(eos) for eos in EOS if text.endswith(eos)), text)
 
 
 def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str], opened: bool = False) -> int:
@@ -148,3 +125,33 @@ def answer_start(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ope
 def completion_text(completion: str | list[dict[str, str]]) -> str:
     """The text of a completion as TRL hands it to rewards: a string, or a list with one assistant message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+# --- answers in other forms -------------------------------------------------------------------------------------------
+
+
+def boxes(text: str) -> list[str | None]:
+    r"""What stands in each `\boxed{...}` and `\fbox{...}`, to the brace that closes it; None for one that none closes.
+
+    A box in a box counts instead of the outer one; `\boxed 5` is a box too. Linear in `len(text)`.
+    """
+    found: list[str | None] = []
+    begin, depth = -1, 0  # of the box that is open
+    for mark in _BOX_MARK.finditer(text):
+        if mark["bare"]:
+            found.append(mark["bare"].rstrip(".,;"))
+        elif mark["box"]:
+            begin, depth = mark.end(), 1
+        elif mark["brace"] and begin >= 0 and len(mark["escape"]) % 2 == 0:
+            depth += 1 if mark["brace"] == "{" else -1
+            if depth == 0:
+                found.append(text[begin : mark.start()].strip())
+                begin = -1
+    return [*found, None] if begin >= 0 else found
+
+
+_BOX_MARK = re.compile(
+    r"(?P<box>\\++(?:boxed|fbox)(?![A-Za-z])\s*+"
+    r"(?:\{|(?P<bare>[-+]?\d[\d.,/]*+%?|[A-Zb-z](?![A-Za-z])|\\[A-Za-z]++[^\s$]*+)))"
+    r"|(?P<escape>\\*+)(?P<brace>[{}])|\\++"
+)

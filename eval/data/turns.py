@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval.data.images import BadRow
-from rewards.response import MAX_ANSWER_CHARS, TAGS, Malformed, Reason, Response, parse, without_final_eos
+from rewards.response import MAX_ANSWER_CHARS, TAGS, Malformed, Reason, Response, boxes, parse, without_final_eos
 
 MARK = "<image>"  # where an image stands in a text
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}  # ShareGPT's and others'
@@ -155,14 +155,14 @@ def _after_the_trace(text: str) -> dict[str, Any]:
     answer = last_box(rest)
     if answer is None:
         answer = _last_said(rest)
-    elif len({*re.findall(r"\\boxed\{[^{}]*\}", rest.strip().rpartition("\n")[2])}) > 1:
+    elif len({*boxes(rest.strip().rpartition("\n")[2])}) > 1:
         raise BadRow(Reason.SEVERAL_BOXES, f"the last line has several boxes: {rest.strip()[-60:]!r}")
     if not answer:
         raise BadRow(Reason.MISSING_TAG, f"nothing follows {TAGS[1]}; an answer is due there")
     if len(answer) > MAX_ANSWER_CHARS:
         message = f"after {TAGS[1]} there is no box, and the last line has {len(answer)} characters, no answer"
         raise BadRow(Reason.MISSING_TAG, f"{message}; write {TAGS[2]}...{TAGS[3]} around it")
-    spare = re.sub(r"\W|boxed|final|answer", "", rest, flags=re.IGNORECASE)
+    spare = re.sub(r"\W|boxed|fbox|final|answer", "", rest, flags=re.IGNORECASE)
     is_more = len(spare) > len(re.sub(r"\W", "", answer))
     return {"think": think.strip(), "answer": answer, "notes": ["text_beside_answer"] if is_more else []}
 
@@ -189,14 +189,9 @@ def _by_tags(text: str, tags: Tags) -> dict[str, Any]:
 
 
 def last_box(text: str) -> str | None:
-    """What stands in the last `\\boxed{}`, to the brace that closes it; None where there is none that closes."""
-    _, mark, rest = text.rpartition("\\boxed{")
-    depth = 1
-    for brace in re.finditer(r"\\.|[{}]", rest if mark else "", re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)  # an escaped one is a sign
-        if depth == 0:
-            return rest[: brace.start()].strip()
-    return None
+    """What stands in the last `\\boxed{}`; None where there is none, or where the last is not closed."""
+    found = boxes(text)
+    return found[-1] if found else None
 
 
 _FINAL = re.compile(r"[\s*]*(?:the )?final answer(?: is)?[\s*]*[:.]?[\s*]*", re.IGNORECASE)

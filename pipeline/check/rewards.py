@@ -3,9 +3,7 @@
 from contextlib import suppress
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-
+from eval import terminal
 from eval.data.images import BadRow, verify_image
 from eval.data.rows import Source, good, read, undecoded
 from pipeline.recipe.file import where
@@ -40,10 +38,15 @@ def _check_stage(recipe: Recipe, index: int, stage: GrpoStage, out: TextIO, firs
     runs: list[DryRun] = []
     problems: list[Problem] = []
     for number, reward in enumerate(stage.rewards):
+        place = where(recipe, "stages", index, "rewards", number)
+        if both := sorted((reward.model_extra or {}).keys() & (rows[0].keys() - {"question", "think"})):
+            said = f"argument {both[0]!r} of {reward.use!r} is a column of data {stage.data!r} too, which TRL takes"
+            problems.append(Problem(place, "reward", f"{said}; rename one of the two"))
+            continue
         try:
             runs.append(dry_run(reward.function(on_error="fail"), rows))
         except RewardError as error:
-            problems.append(Problem(where(recipe, "stages", index, "rewards", number), "reward", str(error)))
+            problems.append(Problem(place, "reward", str(error)))
     if problems:
         return problems
     _print(stage, len(rows), [*runs, _total(stage, runs)], out)
@@ -74,13 +77,13 @@ def _total(stage: GrpoStage, runs: list[DryRun]) -> DryRun:
 
 
 def _print(stage: GrpoStage, rows: int, runs: list[DryRun], out: TextIO) -> None:
-    table = Table(
-        "reward", *COMPLETIONS, title=f"{stage.name}: what each reward pays, over {rows} rows", title_justify="left"
-    )
-    for run in runs:
-        values = (run.paid[kind] for kind in COMPLETIONS)
-        table.add_row(run.name, *("none" if value is None else f"{value:.3g}" for value in values))
-    Console(file=out, width=100).print(table)
+    values = [[run.name, *(_value(run.paid[kind]) for kind in COMPLETIONS)] for run in runs]
+    print(f"{stage.name}: what each reward pays, over {rows} rows", file=out)
+    print(terminal.table(["reward", *COMPLETIONS], values, file=out), file=out)
     for run in runs:
         if warning := run.warning():
             print(f"WARNING {stage.name}.rewards: {run.name} {warning}", file=out)
+
+
+def _value(paid: float | None) -> str:
+    return "none" if paid is None else f"{paid:.3g}"

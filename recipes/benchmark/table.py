@@ -177,21 +177,48 @@ def build(seed: int) -> None:
 
 
 def table() -> str:
-    """What the results kept for this device say, as Markdown."""
-    return "\n".join([*_arms_table(), *_ablations_table(), *_tuning_table()]) + "\n"
+    """What the results kept for this device say, as Markdown. All tests that are shown are one family."""
+    shown = [each for each in (ARMS_SHOWN, ABLATIONS_SHOWN) if each.seeds()]
+    every = with_holm([result for each in shown for result in each.comparisons()])
+    results = iter(every)
+    parts = [_shown(each, list(itertools.islice(results, len(each.pairs)))) for each in shown]
+    return "\n".join([*itertools.chain(*parts), *_tuning_table()]) + "\n"
 
 
 PAIRS = (("SFT", "SCALe-SFT"), ("SFT+GRPO", "SCALe-SFT"), ("SFT+GRPO", "SCALe+GRPO"), ("SCALe-SFT", "SCALe+GRPO"))
 
 
-def _arms_table() -> list[str]:
-    return _compared("arm", ARMS, PAIRS)
+class Shown(NamedTuple):
+    """A table: its runs with their checkpoints, by title, and the pairs (A, B) of titles that are compared."""
+
+    what: str
+    runs: dict[str, tuple[str, str]]
+    pairs: Sequence[tuple[str, str]]
+
+    def seeds(self) -> list[int]:
+        """Those for which all runs are kept."""
+        names = {run for run, _ in self.runs.values()}
+        return [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in names)]
+
+    def stored(self, run: str) -> list[dict[str, Any]]:
+        """The results of a run, by seed."""
+        return [json.loads((RESULTS / f"{run}-{seed}.json").read_text()) for seed in self.seeds()]
+
+    def lines(self, title: str) -> list[list[Line]]:
+        """The kept rows, by seed."""
+        run, checkpoint = self.runs[title]
+        return [_lines(result, checkpoint) for result in self.stored(run)]
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        return [compare(self.lines(a), self.lines(b)) for a, b in self.pairs]
 
 
-def _ablations_table() -> list[str]:
-    """All losses; ordinary SFT and SCALe are the arms'."""
-    runs = {loss: (f"arm-{loss}" if loss in TUNED else loss, "sft") for loss in LOSSES}
-    return _compared("loss of SFT", runs, [(a, b) for a in TUNED for b in LOSSES if b not in TUNED])
+ARMS_SHOWN = Shown("arm", ARMS, PAIRS)
+ABLATIONS_SHOWN = Shown(
+    "loss of SFT",
+    {loss: (f"arm-{loss}" if loss in TUNED else loss, "sft") for loss in LOSSES},  # two are the arms'
+    [(a, b) for a in TUNED for b in LOSSES if b not in TUNED],
+)
 
 
 def _tuning_table() -> list[str]:
@@ -205,24 +232,15 @@ def _tuning_table() -> list[str]:
     return ["| dev accuracy, seed 0 | learning rate | | |", "|---|---|---|---|", *rows] if rows else []
 
 
-def _compared(what: str, runs: dict[str, tuple[str, str]], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """A row for each run and checkpoint and for each pair (A, B), over the seeds for which all are kept.
-
-    p is Holm's over all pairs that are shown.
-    """
-    names = {run for run, _ in runs.values()}
-    seeds = [seed for seed in SEEDS if all((RESULTS / f"{run}-{seed}.json").exists() for run in names)]
-    if not seeds:
-        return []
-    stored = [{run: json.loads((RESULTS / f"{run}-{seed}.json").read_text()) for run in names} for seed in seeds]
-    lines = {title: [_lines(by_run[run], checkpoint) for by_run in stored] for title, (run, checkpoint) in runs.items()}
+def _shown(shown: Shown, compared: Sequence[dict[str, Any]]) -> list[str]:
+    """A row for each run and checkpoint and for each pair, over the seeds for which all are kept."""
+    what, seeds = shown.what, shown.seeds()
     rows = [
-        _row(title, [by_run[run] for by_run in stored], checkpoint, lines[title])
-        for title, (run, checkpoint) in runs.items()
+        _row(title, shown.stored(run), checkpoint, shown.lines(title))
+        for title, (run, checkpoint) in shown.runs.items()
     ]
     differences = []
-    compared = with_holm([compare(lines[a], lines[b]) for a, b in pairs])
-    for (a, b), result in zip(pairs, compared, strict=True):
+    for (a, b), result in zip(shown.pairs, compared, strict=True):
         low, high = result["ci95"]
         differences.append(
             f"| {b} - {a} | {result['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {result['p']:.2g} "
@@ -231,8 +249,10 @@ def _compared(what: str, runs: dict[str, tuple[str, str]], pairs: Sequence[tuple
     return [
         "Held-out accuracy, greedy; the mean with its 95% interval over seeds and rows.",
         "",
-        f"| {what} | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | malformed | CPU seconds |",
-        "|---|" + "---|" * (len(seeds) + 3),
+        f"| {what} | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " | mean | malformed | truncated | CPU seconds |",
+        "|---|" + "---|" * (len(seeds) + 4),
         *rows,
         "",
         "| B - A | difference (95%) | p (Holm) | |",
@@ -250,11 +270,11 @@ def _row(title: str, stored: Sequence[dict[str, Any]], checkpoint: str, lines: S
     seconds = sum(stage["cpu_seconds"] for stage in stages) / len(stored)
     nothing = [[{**line, "outcome": "wrong"} for line in result] for result in lines]
     low, high = compare(nothing, lines)["ci95"]
-    malformed = sum(score["malformed"] for score in scores) / len(stored)
+    malformed, truncated = (sum(score[key] for score in scores) / len(stored) for key in ("malformed", "truncated"))
     accuracies = [score["accuracy"] for score in scores]
     shown = " | ".join(f"{result:.3f}" for result in accuracies)
     mean = f"{sum(accuracies) / len(stored):.3f} ({max(low, 0):.3f} to {min(high, 1):.3f})"
-    return f"| {title} | {shown} | {mean} | {malformed:.1%} | {seconds:.0f} |"
+    return f"| {title} | {shown} | {mean} | {malformed:.1%} | {truncated:.1%} | {seconds:.0f} |"
 
 
 def _lines(held: dict[str, Any], checkpoint: str) -> list[Line]:

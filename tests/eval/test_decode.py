@@ -12,7 +12,6 @@ import pytest
 from transformers import AutoConfig, Qwen3Config
 
 from eval.chat import ChatFormat
-from eval.checkpoint import opened
 from eval.data.rows import Source, read
 from eval.decode import Decoder, TransformersDecoder, loaded, vision_token_ids
 from eval.environment import prepare_environment
@@ -81,16 +80,6 @@ OWN = {
     **{"bad_words_ids": [[5]], "exponential_decay_length_penalty": [1, 9.0], "epsilon_cutoff": 0.9},
     **{"sequence_bias": {(7,): 9.0}, "encoder_repetition_penalty": 9.0, "renormalize_logits": True},
 }
-
-
-def test_the_settings_that_are_not_taken_are_named(small: Callable[[str], Path], tmp_path: Path) -> None:
-    shutil.copytree(small("llama"), tmp_path / "model")
-    path = tmp_path / "model" / "generation_config.json"
-    own = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**own, "num_beams": 4, "repetition_penalty": 1.05, "eos_token_id": 1}))
-    with opened(str(tmp_path / "model"), "float32") as checkpoint:
-        assert checkpoint.ignored == {"num_beams": 4, "repetition_penalty": 1.05}
-        assert 1 in checkpoint.chat.ends
 
 
 def _narrow(model: Path, folder: Path, positions: int) -> Path:

@@ -2,76 +2,32 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from eval import identity as module
-from eval.checkpoint import Checkpoint, opened
+from eval.checkpoint import Checkpoint
 from eval.data.rows import Source, read
-from eval.evaluate import evaluate, task_rows
 from eval.files import json_lines
 from eval.identity import asked_digest, differences, identity, references_digest
-from eval.task import Decoding, load_task
-from tests.support.evaluations import run
+from eval.task import Decoding
+from tests.support.evaluations import GREEDY, ROWS, asked, change_weights, run, texts
 from tests.support.inputs import jsonl, picture
-
-GREEDY = Decoding(batch_size=4)
-ROWS = [{"id": f"q{n}", "question": f"What is {n} plus 2?", "answer": str(n + 2)} for n in range(3)]
-
-
-@pytest.fixture
-def model(small: Callable[[str], Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small("llama"), tmp_path / "model"))
-
-
-@pytest.fixture
-def sums(tmp_path: Path) -> Path:
-    jsonl(tmp_path / "rows.jsonl", ROWS)
-    path = tmp_path / "sums.yaml"
-    path.write_text("name: sums\npath: rows.jsonl\nmax_new_tokens: 6\n")
-    return path
-
-
-@pytest.fixture
-def checkpoint(model: Path) -> Iterator[Checkpoint]:
-    with opened(str(model), "float32") as found:
-        yield found
-
-
-def _asked(checkpoint: Checkpoint, sums: Path, out: Path, decoding: Decoding = GREEDY) -> str:
-    """What the evaluation says of `out`; nothing if all of it was stored."""
-    load_task.cache_clear()
-    fresh = replace(checkpoint)  # its digest is taken anew
-    with redirect_stderr(StringIO()) as said:
-        evaluate(fresh, [task_rows(load_task(str(sums)))], out, decoding, "it")
-    return "".join(line for line in said.getvalue().splitlines(True) if line.startswith(str(out)))
-
-
-def _texts(out: Path) -> list[str]:
-    return [line["text"] for line in json_lines(out / "sums" / "completions.jsonl")]
-
-
-def _change_weights(model: Path) -> None:
-    weights = load_file(model / "model.safetensors")
-    save_file({name: -each for name, each in weights.items()}, model / "model.safetensors", {"format": "pt"})
 
 
 def test_what_is_stored_is_used_again_while_all_is_as_it_was(
     checkpoint: Checkpoint, sums: Path, tmp_path: Path
 ) -> None:
-    assert _asked(checkpoint, sums, tmp_path / "out") == ""
+    assert asked(checkpoint, sums, tmp_path / "out") == ""
     lines = (tmp_path / "out" / "sums" / "completions.jsonl").stat()
-    assert _asked(checkpoint, sums, tmp_path / "out") == ""
-    assert _asked(checkpoint, sums, tmp_path / "out", Decoding(batch_size=1, seed=9)) == "", "nothing is sampled"
+    assert asked(checkpoint, sums, tmp_path / "out") == ""
+    assert asked(checkpoint, sums, tmp_path / "out", Decoding(batch_size=1, seed=9)) == "", "nothing is sampled"
     assert (tmp_path / "out" / "sums" / "completions.jsonl").stat().st_mtime_ns == lines.st_mtime_ns
 
 
@@ -84,7 +40,7 @@ def _rewrite(sums: Path, **changes: Any) -> None:
 
 
 CHANGES: dict[str, Callable[[Path, Path], Any]] = {
-    "checkpoint (was": lambda model, sums: _change_weights(model),
+    "checkpoint (was": lambda model, sums: change_weights(model),
     "rows (was": lambda model, sums: _rewrite(sums, question="What is 9 plus 2?"),
     "max_new_tokens (was 6, is 7)": lambda model, sums: _sums(sums, max_new_tokens=7),
 }
@@ -95,17 +51,17 @@ def test_a_change_on_disk_makes_the_evaluation_anew_and_is_named(
     named: str, checkpoint: Checkpoint, model: Path, sums: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    _asked(checkpoint, sums, out)
-    before = _texts(out)
+    asked(checkpoint, sums, out)
+    before = texts(out)
     CHANGES[named](model, sums)
-    said = _asked(checkpoint, sums, out)
+    said = asked(checkpoint, sums, out)
     assert said.startswith(f"{out / 'sums'}: evaluated anew: {named}")
     assert said.count("\n") == 1
-    _asked(checkpoint, sums, tmp_path / "fresh")
-    assert _texts(out) == _texts(tmp_path / "fresh") != before
+    asked(checkpoint, sums, tmp_path / "fresh")
+    assert texts(out) == texts(tmp_path / "fresh") != before
     [kept] = (out / "sums").glob("earlier-*/completions.jsonl")
     assert [line["text"] for line in json_lines(kept)] == before, "hours of decoding are not lost"
-    assert _asked(checkpoint, sums, out) == ""
+    assert asked(checkpoint, sums, out) == ""
 
 
 @pytest.mark.parametrize(
@@ -149,16 +105,16 @@ def test_mended_references_and_another_grader_grade_what_is_stored_anew(
     checkpoint: Checkpoint, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    _asked(checkpoint, sums, out)
-    before = _texts(out)
+    asked(checkpoint, sums, out)
+    before = texts(out)
     _rewrite(sums, answer="3")
     monkeypatch.setattr("eval.respond.respond", None)  # nothing is asked
-    assert _asked(checkpoint, sums, out).startswith(f"{out / 'sums'}: graded anew: references (was ")
+    assert asked(checkpoint, sums, out).startswith(f"{out / 'sums'}: graded anew: references (was ")
     assert [line["gold"] for line in json_lines(out / "sums" / "completions.jsonl")] == ["3", "3", "4"]
-    assert _texts(out) == before
-    assert _asked(checkpoint, sums, out) == ""
+    assert texts(out) == before
+    assert asked(checkpoint, sums, out) == ""
     monkeypatch.setattr(module, "grader", lambda: "f" * 64)
-    assert _asked(checkpoint, sums, out).startswith(f"{out / 'sums'}: graded anew: grader (was ")
+    assert asked(checkpoint, sums, out).startswith(f"{out / 'sums'}: graded anew: grader (was ")
     assert not [*out.rglob("earlier-*")]
 
 
@@ -179,10 +135,10 @@ def test_the_grader_is_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("damage", ["{", "{}", '{"made": {}}', "[]"])
 def test_damaged_scores_are_not_believed(damage: str, checkpoint: Checkpoint, sums: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    _asked(checkpoint, sums, out)
+    asked(checkpoint, sums, out)
     whole = (out / "sums" / "scores.json").read_text()
     (out / "sums" / "scores.json").write_text(damage)
-    said = _asked(checkpoint, sums, out)
+    said = asked(checkpoint, sums, out)
     assert "evaluated anew: " in said
     assert (out / "sums" / "scores.json").read_text() == whole
 
@@ -191,37 +147,13 @@ def test_responses_that_are_not_those_that_were_scored_are_not_believed(
     checkpoint: Checkpoint, sums: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    _asked(checkpoint, sums, out)
+    asked(checkpoint, sums, out)
     lines = out / "sums" / "completions.jsonl"
     whole = lines.read_bytes()
     for damaged in (whole[:-9], b"", None):
         lines.unlink() if damaged is None else lines.write_bytes(damaged)
-        assert "evaluated anew: " in _asked(checkpoint, sums, out)
+        assert "evaluated anew: " in asked(checkpoint, sums, out)
         assert lines.read_bytes() == whole
-
-
-def test_an_unfinished_evaluation_is_not_gone_on_with_in_other_settings(
-    checkpoint: Checkpoint, sums: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    _asked(checkpoint, sums, out)
-    responses = {
-        line["id"]: {**line, "text": "of another dtype"} for line in json_lines(out / "sums/completions.jsonl")
-    }
-    rows = read(Source(path=str(sums.parent / "rows.jsonl")))
-    for dtype, told in {
-        "float32": "",
-        "bfloat16": "an unfinished evaluation is not gone on with: dtype (was bf",
-    }.items():
-        shutil.rmtree(out)
-        other = identity(replace(checkpoint, dtype=dtype), rows, 6, GREEDY)
-        parts = out / "sums" / f"parts-{module.key({**other, 'batch_size': 4})}"
-        parts.mkdir(parents=True)
-        (parts / "identity.json").write_text(json.dumps(other))
-        jsonl(parts / "000000.jsonl", [*responses.values()])
-        assert told in _asked(checkpoint, sums, out)
-        assert ("of another dtype" in _texts(out)) is (dtype == "float32")
-        assert not [*out.glob("sums/parts-*")]
 
 
 def test_images_count_by_their_content_and_references_apart(tmp_path: Path) -> None:
@@ -248,18 +180,18 @@ def test_another_checkpoint_never_has_the_scores_of_the_first(
 ) -> None:  # fmt: skip
     """The same folder, another folder under the same --out, and two that are called alike from where one stands."""
     shutil.copytree(model, tmp_path / "below" / "model")
-    _change_weights(tmp_path / "below" / "model")
+    change_weights(tmp_path / "below" / "model")
     run(model, "--task", sums, "--out", tmp_path / "out")
-    first = _texts(tmp_path / "out")
+    first = texts(tmp_path / "out")
     run(tmp_path / "below" / "model", "--task", sums, "--out", tmp_path / "out")
     assert "evaluated anew: checkpoint (was " in capsys.readouterr().err
-    assert _texts(tmp_path / "out") != first
+    assert texts(tmp_path / "out") != first
     monkeypatch.chdir(tmp_path / "below")
     for place in ("model", "./model", "../model", str(model)):
         run(place, "--task", sums)
     folders = sorted((tmp_path / "below" / "evals").iterdir())
     assert [folder.name.split("-")[0] for folder in folders] == ["model", "model"]
-    assert {tuple(_texts(folder)) for folder in folders} == {tuple(first), tuple(_texts(tmp_path / "out"))}
+    assert {tuple(texts(folder)) for folder in folders} == {tuple(first), tuple(texts(tmp_path / "out"))}
 
 
 def test_a_task_of_an_earlier_checkpoint_is_not_shown_as_this_ones(
@@ -269,7 +201,7 @@ def test_a_task_of_an_earlier_checkpoint_is_not_shown_as_this_ones(
     other.write_text("name: other\npath: rows.jsonl\nmax_new_tokens: 5\n")
     run(model, "--task", other, "--out", tmp_path / "out")
     assert "other" in run(model, "--task", sums, "--out", tmp_path / "out"), "asked of the same before"
-    _change_weights(model)
+    change_weights(model)
     printed = run(model, "--task", sums, "--out", tmp_path / "out")
     assert "other" not in printed
     assert "other: left out, since it is of another checkpoint" in capsys.readouterr().err
@@ -309,23 +241,3 @@ def test_a_setting_that_cannot_be_is_refused(
         run("anything", "--task", sums, *options)
     assert stopped.value.code == 2
     assert f"argument {options[0]}: '{options[1]}' is no " in capsys.readouterr().err
-
-
-def test_a_prompt_beyond_the_context_is_scored_as_too_long_and_the_others_are_asked(
-    model: Path, sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        {**row, "question": row["question"] + " Think again." * (200 if n == 1 else 0)} for n, row in enumerate(ROWS)
-    ]
-    jsonl(sums.parent / "rows.jsonl", rows)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
-    printed = run(model, "--task", sums, "--samples", 1, "--out", tmp_path / "out")
-    lines = json_lines(tmp_path / "out" / "sums" / "completions.jsonl")
-    assert {line["id"] for line in lines if line["outcome"] == "too_long"} == {"q1"}
-    assert [line["text"] for line in lines if line["id"] == "q1"] == ["", ""]
-    assert all(line["text"] for line in lines if line["id"] != "q1")
-    found = json.loads((tmp_path / "out" / "sums" / "scores.json").read_text())
-    assert (found["n"], found["too_long"], found["truncated"]) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))
-    assert "WARNING task sums: too_long: row id q1: the prompt leaves no room in 128 tokens" in capsys.readouterr().err
-    assert "33.3%" in printed

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.response import (
-    MAX_ANSWER_CHARS,
     TAGS,
     Malformed,
     Reason,
     Response,
     answer_start,
-    lenient_answer,
+    boxes,
     parse,
     render,
 )
@@ -94,24 +93,19 @@ def test_unclosed_thinking_has_no_answer_and_untagged_text_is_all_answer() -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "found"),
     [
-        (render("It purrs.", "B"), "B"),
-        ("<think>Not <answer>A</answer>.</think><answer>B", "B"),
-        ("<answer>A</answer> no <answer>B</answer>", "B"),
-        ("<think>\\boxed{1}</think>So \\boxed{2} and then \\boxed{3}.", "3"),
-        ("It purrs. The answer is: B", "B"),
-        ("**Answer:** B\n", "B"),
-        ("It purrs.\n\nB<|im_end|>", "B"),
-        ("<think>It purrs.</think>", ""),
-        ("", ""),
+        ("", []),
+        (r"\boxed{1} and \boxed{\frac{2}{3}}", ["1", r"\frac{2}{3}"]),
+        (r"\boxed {1}, \fbox{ 2 }", ["1", "2"]),
+        (r"\boxed 5 and \boxed72, \boxed B.", ["5", "72", "B"]),
+        (r"\boxed{a \} b \{ c}", [r"a \} b \{ c"]),
+        (r"\\boxed{7}", ["7"]),
+        (r"\boxed{1 \\ \boxed{2} 3}", ["2"]),
+        (r"\boxed{1} \boxed{2", ["1", None]),
+        (r"\boxed{}", [""]),
+        (r"\boxes{1} \boxedx{2} in \boxed and boxed{3}", []),
     ],
 )
-def test_a_forgiving_reader_finds_an_answer_where_the_grammar_has_none(text: str, answer: str) -> None:
-    assert lenient_answer(text).strip("* ") == answer
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("text", ["answer is " * 10**5, "answer" + " " * 10**6, "\\boxed{" * 10**5, "<answer>" * 10**5])
-def test_a_forgiving_reader_takes_linear_time(text: str) -> None:
-    assert len(lenient_answer(text)) <= MAX_ANSWER_CHARS
+def test_boxes_are_read_to_the_brace_that_closes_them(text: str, found: list[str | None]) -> None:
+    assert boxes(text) == found

@@ -101,6 +101,15 @@ def test_a_part_of_another_type_is_refused() -> None:
         ("<think>a</think>\nThe answer is 7.\n\nLet me know!", "a", "7", ["text_beside_answer"]),
         ("<think>a</think>\nSo 7.\nDoes that help?", "a", "So 7.", ["text_beside_answer"]),
         ("<think>a</think>\n\\boxed{\\left\\{ x \\right.}", "a", "\\left\\{ x \\right.", []),
+        ("<think>a</think>\n\\fbox{7}", "a", "7", []),
+        ("<think>a</think>\nIt is \\boxed 7.", "a", "7", ["text_beside_answer"]),
+        ("<think>a</think>\n\\boxed{\\boxed{7}}", "a", "7", []),
+        (
+            "<think>a</think>\n\\boxed{\\frac{1}{2}}, so \\boxed{\\frac{1}{2}}",
+            "a",
+            "\\frac{1}{2}",
+            ["text_beside_answer"],
+        ),
         ("<think>a</think>7<|im_end|>", "a", "7", []),
         ("7", None, "7", []),
         ("Final Answer: option C", None, "C", []),
@@ -128,6 +137,14 @@ def test_a_response_that_cannot_be_read_says_which_tag_is_missing(text: str, sai
         response(text)
     assert caught.value.code == "missing_tag"
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "boxes", [r"\boxed{1} or \boxed{2}", r"\boxed{\frac{1}{2}} or \boxed{\frac{1}{3}}", r"\boxed{1}, \fbox{2}"]
+)
+def test_a_last_line_with_several_boxes_is_refused(boxes: str) -> None:
+    with pytest.raises(BadRow, match="the last line has several boxes"):
+        response(f"<think>a</think>\nSo {boxes}.")
 
 
 def test_other_tags_are_read_where_they_are_named() -> None:

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.main import main
 from pipeline.recipe.schema import Recipe
+from tests.support.questions import questions
 
 
 def _check(recipe: Recipe, folder: Path, *options: str) -> int:
@@ -24,16 +25,28 @@ def test_the_check_shows_what_each_reward_pays(
 ) -> None:
     assert _check(recipe("accuracy", {"use": "format", "weight": 0.1}, {"use": f"{own.name}:constant"}), tmp_path) == 0
     output = capsys.readouterr().out
-    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    begin = next(n for n, line in enumerate(output.splitlines()) if line.split()[:2] == ["reward", "right"])
+    table = [re.split(r"  +", line.strip()) for line in output.splitlines()[begin + 1 : begin + 5]]
     assert table == [
         ["accuracy", "1", "0", "0", "0"],
         ["format", "1", "1", "0", "0"],
         ["constant", "1", "1", "1", "1"],
         ["weighted sum", "2.1", "1.1", "1", "1"],
     ]
-    assert output.count("WARNING") == 1
+    assert len([line for line in output.splitlines() if line.startswith("WARNING")]) == 1
     assert "WARNING grpo.rewards: constant pays a wrong and a malformed answer as much as a right one" in output
     assert "no problem found" in output
+
+
+def test_an_argument_that_is_a_column_too_is_a_problem(
+    recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TRL passes every column of the data by name, so the recipe's value would be lost without a word."""
+    rows = [{**row, "budget": 1} for row in questions(4)]
+    assert _check(recipe("accuracy", {"use": "brevity", "budget": 100}, rows=rows), tmp_path) == 2
+    [problem] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ERROR")]
+    assert "argument 'budget' of 'brevity' is a column of data 'rows' too" in problem
+    assert _check(recipe("accuracy", {"use": "brevity", "budget": 100}, rows=questions(4)), tmp_path) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 
 from pipeline import grpo
 from pipeline.recipe.problem import RecipeError
+from pipeline.recipe.schema import GrpoStage
+from pipeline.rollout import pass_rates
 from tests.support.inputs import ROOT
 from tests.support.questions import MakeRecipe, questions, rollouts
 
@@ -63,3 +65,30 @@ def test_a_difficulty_that_leaves_nothing_is_an_error_before_the_model_loads(
     rates = dict.fromkeys(["q0", "q1", "q2", "q3"], 0.25)
     with pytest.raises(RecipeError, match=r"nothing is left of 4 rows \(too hard 4, too easy 0: pass rates 0\.5 to 1"):
         grpo.run(asked, stage, asked.model.path, tmp_path / "grpo", "grpo", rates)
+
+
+def test_pass_rates_belong_to_the_model_and_the_rows_that_made_them(
+    recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stage that has begun goes on with the rows that it began with; another one is measured anew."""
+    keys = {"difficulty": {"samples": 2, "min_pass_rate": 0.0, "max_pass_rate": 0.9}}
+
+    def asked(**changes: int) -> tuple[dict[str, float] | None, str]:
+        made = recipe("format", rows=questions(changes.get("rows", 4)), keys=keys, **({"max_completion_length": 9}))
+        stage = made.stages[0]
+        assert isinstance(stage, GrpoStage)
+        if not (tmp_path / "rates.json").exists():
+            pass_rates.measure(made, stage, made.model.path, tmp_path / "rates.json", "pass rates")
+        capsys.readouterr()
+        found = pass_rates.stored(made, stage, made.model.path, tmp_path / "rates.json", bool(changes.get("begun")))
+        return found, "".join(x for x in capsys.readouterr().err.splitlines() if "pass rates" in x)
+
+    first, said = asked()
+    assert (sorted(first or {}), said) == (["q0", "q1", "q2", "q3"], "")
+    kept, said = asked(rows=5, begun=1)
+    assert kept == first
+    assert "WARNING grpo: pass rates are kept, since the stage has begun with them; what made them is another" in said
+    none, said = asked(rows=5)
+    assert none is None
+    assert "pass rates are measured anew; what made them is another: rows (was " in said
+    assert asked() == (first, "")
