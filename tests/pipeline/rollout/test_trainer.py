@@ -1,5 +1,7 @@
 """The GRPO trainer: which prompts it asks, what the engine must have read, what rewards make of the answers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,32 @@ def test_what_is_learned_from_is_logged_and_saved(
     assert 0 < step["completions/think_tokens"] + step["completions/answer_tokens"] <= 8
     table = rollouts(tmp_path / "grpo")[0]
     assert {"step", "prompt", "completion", "accuracy", "contrast", "advantage", "id", "answer"} == {*table.columns}
+
+
+def test_rollouts_by_transformers_are_drawn_with_the_recipes_settings_alone(
+    recipe: MakeRecipe, train: Train, contrast: str, tmp_path: Path
+) -> None:
+    """TRL leaves what it does not name to the checkpoint's own settings, which vLLM never reads; they are handed on."""
+    asked = recipe({"use": contrast}, rows=questions(4), max_steps=1)
+    train(asked, "plain")
+    own = tmp_path / "checkpoint"
+    shutil.copytree(asked.model.path, own)
+    settings = {
+        "no_repeat_ngram_size": 1,
+        "min_new_tokens": 8,
+        "forced_eos_token_id": 3,
+        "typical_p": 0.1,
+        "do_sample": True,
+    }
+    path = own / "generation_config.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**held, **settings}))
+    model = asked.model.model_copy(update={"path": str(own)})
+    train(asked.model_copy(update={"model": model}), "own")
+    said = [[str(each) for each in rollouts(tmp_path / name)[0]["completion"]] for name in ("plain", "own")]
+    assert said[0] == said[1]
+    kept = json.loads((tmp_path / "own" / "model" / "generation_config.json").read_text())
+    assert settings.items() <= kept.items()
 
 
 def test_an_engine_that_read_another_prompt_than_is_trained_stops_the_run() -> None:
