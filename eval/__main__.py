@@ -120,7 +120,7 @@ def _show(out: Path, asked: Sequence[str], ignored: dict[str, Any]) -> None:
     from eval.report.results import scores_in, tables, write_csv
 
     found = scores_in(out)
-    first = found[asked[0]]["made"]["identity"]
+    first = found[asked[0]]["made"].get("identity", {})
     alike = {name for name, score in found.items() if _is_alike(score, first)} | {*asked}
     for name in sorted(found.keys() - alike):
         print(f"{out / name}: left out, since it is of another checkpoint or another way to decode", file=sys.stderr)
@@ -133,14 +133,15 @@ def _show(out: Path, asked: Sequence[str], ignored: dict[str, Any]) -> None:
 
 def _is_alike(score: dict[str, Any], first: dict[str, Any]) -> bool:
     made = score.get("made", {}).get("identity", {})
-    return all(made.get(name) == first[name] for name in ("checkpoint", "revision", "backend", "dtype", "prompt"))
+    return all(made.get(name) == first.get(name) for name in ("checkpoint", "revision", "backend", "dtype", "prompt"))
 
 
 def _how(scores: dict[str, Any], asked: Sequence[str], ignored: dict[str, Any]) -> Iterator[str]:
     """How responses were drawn, and where they are."""
     for name in asked:
         made = scores[name]["made"]
-        drawn = made["identity"]["decoding"]
+        if (drawn := made["identity"].get("decoding")) is None:  # of an evaluation that kept no identity
+            continue
         settings = ", ".join(f"{key} {drawn[key]:g}" for key in ("top_k", "top_p", "repetition_penalty"))
         sampled = f" and {drawn['samples']} sampled at temperature {drawn['temperature']:g}" if drawn["samples"] else ""
         yield (

@@ -120,17 +120,28 @@ def rescore(out: Path) -> str:
     lines = json_lines(out / COMPLETIONS)
     if not lines:
         raise ValueError(f"{out / COMPLETIONS}: no line; there is nothing to grade")
-    before = json.loads((out / SCORES).read_text(encoding="utf-8"))
-    made = before["made"]
+    before = _scores_of(out)
+    made = before.get("made") or {}
     rows, why = _rows_of(made)
     now = {**made.get("identity", {}), "grader": grader()}
     if rows is not None:
         now["references"] = references_digest(rows)
     changed = regrade(out, rows, now)
-    after = json.loads((out / SCORES).read_text(encoding="utf-8"))
+    after = _scores_of(out)
     alike = {**after, "made": None} == {**before, "made": None}
     differ = f"{changed} of {len(lines)} outcomes differ, the scores {'do not' if alike else 'do'}"
     return f"{differ}; graded by the references that were stored: {why}" if why else differ
+
+
+def _scores_of(out: Path) -> dict[str, Any]:
+    """The scores in `out`; none where there are no scores yet."""
+    if not (out / SCORES).exists():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads((out / SCORES).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{out / SCORES}: damaged, {str(error).splitlines()[0]}; evaluate again") from None
+    return found
 
 
 def _rows_of(made: dict[str, Any]) -> tuple["datasets.Dataset | None", str | None]:
@@ -156,8 +167,7 @@ def regrade(out: Path, rows: "datasets.Dataset | None", now: dict[str, Any]) -> 
     else:
         lines = before
     after = graded(lines)
-    made = json.loads((out / SCORES).read_text(encoding="utf-8"))["made"]
-    _write(out, after, {**made, "identity": now})
+    _write(out, after, {**(_scores_of(out).get("made") or {}), "identity": now})
     return sum(
         old["outcome"] != new["outcome"] or old["parse"] != new["parse"] for old, new in zip(before, after, strict=True)
     )

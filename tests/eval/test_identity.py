@@ -241,3 +241,20 @@ def test_a_setting_that_cannot_be_is_refused(
         run("anything", "--task", sums, *options)
     assert stopped.value.code == 2
     assert f"argument {options[0]}: '{options[1]}' is no " in capsys.readouterr().err
+
+
+def test_an_evaluation_that_kept_less_is_graded_anew_and_a_damaged_one_is_named(
+    model: Path, sums: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(model, "--task", sums, "--out", out)
+    scores = out / "sums" / "scores.json"
+    held = json.loads(scores.read_text())
+    for kept in (json.dumps({**held, "made": {"task": held["made"]["task"]}}), json.dumps({"n": 3}), None):
+        scores.unlink() if kept is None else scores.write_text(kept)
+        assert "0 of 3 outcomes differ" in run(out, "--rescore")
+        assert json.loads(scores.read_text())["accuracy"] == held["accuracy"]
+    scores.write_text("{")
+    assert run(out, "--rescore", code=2).startswith(f"ERROR {scores}: damaged, ")
+    (out / "sums" / "completions.jsonl").write_text("{\n")
+    assert run(out, "--rescore", code=2).startswith(f"ERROR {out / 'sums' / 'completions.jsonl'}: line 1 is no JSON: ")
