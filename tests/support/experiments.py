@@ -52,7 +52,12 @@ def shift_for(difference: float, between: float) -> float:
 def claims(trial: Callable[[np.random.Generator], list[dict[str, Any]]], trials: int, seed: int = 0) -> float:
     """The share of pages, each with the comparisons of a `trial`, that name a winner anywhere."""
     rng = np.random.default_rng(seed)
-    return float(np.mean([any("better" in verdict(each) for each in with_holm(trial(rng))) for _ in range(trials)]))
+    return float(np.mean([any("better" in verdict(each) for each in _corrected(trial(rng))) for _ in range(trials)]))
+
+
+def _corrected(page: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One comparison alone needs no correction, and statsmodels collects all garbage for each."""
+    return with_holm(page) if len(page) > 1 else page
 
 
 def row(seeds: int, rows: int, between: float, trials: int) -> tuple[float, float, float]:
