@@ -98,7 +98,8 @@ def _kept(by_checkpoint: dict[str, int], seed: int) -> dict[str, Any]:
     return {
         "stages": [{"name": "sft", "cpu_seconds": 100.0}, {"name": "grpo", "cpu_seconds": 200.0}],
         "checkpoints": {
-            name: {"heldout": {"accuracy": each.count("1") / 200, "malformed": 0.0, "truncated": 0.25}} for name, each in bits.items()
+            name: {"heldout": {"accuracy": each.count("1") / 200, "malformed": 0.0, "truncated": 0.25}}
+            for name, each in bits.items()
         },
         "right": {name: {"heldout": each} for name, each in bits.items()},
     }

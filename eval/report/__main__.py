@@ -1,12 +1,12 @@
 """`python -m eval.report RUN`: write the page about a run, finished or not."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.environment import prepare_environment, quieten
+from eval.report.found import read_recipe
 from eval.report.page import write_report
 from eval.report.results import write_results
 
@@ -16,16 +16,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.report", description="Write the page about a run, as it is.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
     run = parser.parse_args(arguments).run
-    if not (run / "recipe.json").is_file():
-        print(f"ERROR {run}: no run folder, since it holds no recipe.json")
-        return 2
-    if "on" in (json.loads((run / "recipe.json").read_text(encoding="utf-8"))["recipe"]["evaluate"] or {}):
-        print(f"ERROR {run}: its keys are from before the renames that CHANGELOG lists; report it with what made it")
-        return 2
     prepare_environment()
     quieten()
-    write_results(run)
-    write_report(run)
+    try:
+        read_recipe(run)
+    except ValueError as error:
+        print(f"ERROR {error}")
+        return 2
+    try:
+        write_results(run)
+        write_report(run)
+    except OSError as error:
+        print(f"ERROR {error.filename or run}: cannot be written: {error.strerror}")
+        return 2
     print(run / "report.html")
     return 0
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,10 @@ class RunFolder:
 
     def reported(self) -> bool:
         """Whether results and report are those of the finished run; `python -m eval.report` writes earlier ones."""
-        path = self.root / "results.json"
-        done = path.exists() and json.loads(path.read_text(encoding="utf-8"))["complete"]
-        return bool(done) and (self.root / "report.html").exists()
+        with suppress(OSError, ValueError, KeyError, TypeError):  # one that is damaged is written again
+            done = json.loads((self.root / "results.json").read_text(encoding="utf-8"))["complete"]
+            return bool(done) and (self.root / "report.html").exists()
+        return False
 
     def begin(self, name: str) -> None:
         """Clear what an interrupted attempt left of its hand-off; checkpoints, metrics and completions stay.

@@ -16,9 +16,11 @@ WRONG = "<think>Two and three.</think><answer>5</answer>"
 Row = dict[str, Any]
 
 
-def save_lines(folder: Path, lines: list[Row]) -> None:
+def save_lines(folder: Path, lines: list[Row], path: str = "some/data") -> None:
+    """What an evaluation leaves of a task whose rows are at `path`."""
     (folder / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "scores.json").write_text(json.dumps(scores(lines)))
+    task = {"path": path, "images": None, "config": None, "split": "test", "revision": None}
+    (folder / "scores.json").write_text(json.dumps({**scores(lines), "made": {"task": task}}))
 
 
 def log(stage: Path, lines: list[Row]) -> None:

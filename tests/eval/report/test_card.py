@@ -27,11 +27,15 @@ def _evaluate(folder: RunFolder, checkpoint: str) -> None:
             for n, text in enumerate(texts)
         ]
     )
-    out = folder.scores(checkpoint, "sums")
+    out = folder.root / "eval" / checkpoint / "sums"
     out.mkdir(parents=True)
     (out / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = {"path": "openai/gsm8k", "config": "main", "split": "test", "revision": "abc"}
     (out / "scores.json").write_text(json.dumps({**scores(lines), "made": {"task": task}}))
+    (folder.root / "sums.yaml").write_text("name: sums\npath: openai/gsm8k\nmax_new_tokens: 9\n")
+    stored = json.loads((folder.root / "recipe.json").read_text())
+    stored["recipe"]["evaluate"] = {"tasks": [str(folder.root / "sums.yaml")], "checkpoints": [checkpoint]}
+    (folder.root / "recipe.json").write_text(json.dumps(stored))
 
 
 def test_a_checkpoint_has_a_card_with_its_data_and_what_was_measured(
@@ -50,7 +54,7 @@ def test_a_checkpoint_has_a_card_with_its_data_and_what_was_measured(
     assert (result.metric_type, result.metric_value, result.dataset_revision) == ("accuracy", 0.75, "abc")
     assert "| sums | 4 | 0.750 (0.301 to 0.954) |  | 25.0% | 0.0% | 1.000 | 1.000 |" in card.text
     assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card.text
-    assert str(tmp_path) not in card.text.partition("<details>")[0], "a path of this machine says nothing elsewhere"
+    assert str(tmp_path) not in path.read_text(), "a path of this machine says nothing elsewhere"
     folder.verify("sft")
     stored = json.loads((folder.root / "recipe.json").read_text())
     [data] = stored["recipe"]["data"]
@@ -60,3 +64,44 @@ def test_a_checkpoint_has_a_card_with_its_data_and_what_was_measured(
     assert f"| {data} | openai/gsm8k | main | train[:100] |" in path.read_text(), "one hub id holds many data sets"
     for entry in json.loads((folder.stage("sft") / "COMPLETE").read_text())["files"]:
         assert entry["sha256"] in card.text
+
+
+def _cards(run: Path) -> dict[str, str]:
+    write_cards(run, write_results(run))
+    return {path.parent.parent.name: path.read_text() for path in run.glob("*/model/README.md")}
+
+
+def test_a_comparison_is_told_with_its_p_and_the_verdict_of_the_page(run: Path, evaluate: Callable[..., None]) -> None:
+    outcomes = ["correct", "wrong"] * 20
+    evaluate(sft=[*outcomes, *["wrong"] * 20], rl=[*outcomes, *["correct"] * 20])
+    card = _cards(run)["rl"]
+    [found] = json.loads((run / "results.json").read_text())["comparisons"]
+    low, high = found["ci95"]
+    assert (
+        f"On task, against `sft` on the same 60 rows: +0.333 ({low:+.3f} to {high:+.3f}), p {found['p']:.2g}, "
+        f"Holm-corrected {found['holm_p']:.2g}: rl is better." in card
+    )
+    evaluate(sft=outcomes, rl=outcomes)
+    assert ": no difference shown (one of " in _cards(run)["rl"]
+
+
+def test_what_is_not_known_is_empty_and_columns_are_those_that_there_are(
+    run: Path, evaluate: Callable[..., None]
+) -> None:
+    evaluate(sft=["wrong"], rl=["wrong"])
+    assert "too long" not in _cards(run)["rl"]
+    (run / "eval/rl/task/scores.json").write_text(json.dumps({"accuracy": 0.5, "n": 4, "too_long": 0.25}))
+    (run / "rl/model/config.json").unlink()
+    card = _cards(run)["rl"]
+    assert "| truncated | too long | well-formed only |" in card
+    assert "| task | 4 | 0.500 |  |  |  | 25.0% |  |  |  |  |" in card
+    assert "|---|---|---|---|---|---|---|---|---|---|---|" in card
+    assert "pipeline_tag" not in card
+
+
+def test_a_stage_that_is_damaged_or_without_its_model_has_no_card(run: Path) -> None:
+    (run / "sft/COMPLETE").write_text('{"steps": ')
+    (run / "rl/model/config.json").unlink()
+    (run / "rl/model").rmdir()
+    assert _cards(run) == {}
+    assert not (run / "rl/model").exists()

@@ -195,17 +195,113 @@ def test_no_more_is_claimed_than_the_interval_and_the_test_carry(
     assert f'<div class="figure">{accuracy}</div>' in page
 
 
+def _forms(run: Path, checkpoint: str, right: int, lenient: int, malformed: int = 0, truncated: int = 0) -> None:
+    """A checkpoint's responses: right, right in a wrong form, malformed, and truncated ones."""
+    lines = [line(f"r{n}", "correct", text=RIGHT) for n in range(right)]
+    lines += [line(f"l{n}", "malformed", text="4", lenient="correct") for n in range(lenient)]
+    lines += [line(f"m{n}", "malformed", text="5") for n in range(malformed)]
+    lines += [line(f"t{n}", "truncated", text="<think>", parse="missing_tag") for n in range(truncated)]
+    save_lines(run / "eval" / checkpoint / "task", lines)
+
+
+GAMING, UNLEARNED = "possible gaming of the form", "the model has not learned the form"
+
+
 def test_right_answers_in_a_wrong_form_are_marked(run: Path, evaluate: Callable[..., None]) -> None:
     evaluate(sft=["correct"] * 100)
-    assert "possible gaming" not in page_of(run)
+    assert GAMING not in page_of(run)
     for lenient, marked in ((1, False), (2, True)):
-        lines = [line(f"r{n}", "correct", text=RIGHT) for n in range(100 - lenient)]
-        lines += [line(f"m{n}", "malformed", text="4", lenient="correct") for n in range(lenient)]
-        save_lines(run / "eval" / "sft" / "task", lines)
+        _forms(run, "sft", 100 - lenient, lenient)
         page = page_of(run)
-        assert ("possible gaming of the form" in page) == marked
+        assert (GAMING in page) == marked
+        assert UNLEARNED not in page
         assert f"<summary>{lenient}.0%</summary><div>missing tag: {lenient}</div>" in page
         assert page.count("a lenient reading: correct") == lenient
+
+
+def test_a_model_that_never_learned_the_form_is_not_said_to_game_it(run: Path, evaluate: Callable[..., None]) -> None:
+    evaluate(base=["wrong"], sft=["wrong"], rl=["wrong"])
+    _forms(run, "base", 0, 30, 68, 2)
+    _forms(run, "sft", 49, 51)
+    _forms(run, "rl", 49, 51)
+    page = page_of(run)
+    assert GAMING not in page
+    assert page.count(f"{UNLEARNED} (98.0% malformed, 2.0% truncated)") == 1, "of the base, in the table"
+    assert page.count(f"{UNLEARNED} (51.0% malformed)") == 3, "in the table twice, and on the card of the last"
+    card = page[page.index('class="card"') : page.index("</section>")]
+    assert f"A lenient reading: +51.0 points; <strong>{UNLEARNED} (51.0% malformed)</strong>." in card
+
+
+@pytest.mark.parametrize("learned", ["base", "sft", "rl"])
+def test_a_model_that_had_learned_the_form_may_game_it(run: Path, evaluate: Callable[..., None], learned: str) -> None:
+    """Half of the responses of it, or of a checkpoint before it, are in the right form."""
+    order = ["base", "sft", "rl"]
+    evaluate(**{name: ["wrong"] for name in order})
+    for name in order:
+        _forms(run, name, 50 if name == learned else 20, 50 if name == learned else 80)
+    page = page_of(run)
+    after = len(order) - order.index(learned)
+    assert page.count(GAMING) == after + 1, "and on the card of the last"
+    assert page.count(UNLEARNED) == 3 - after
+    assert page.count(f'<strong class="warning">⚠ {GAMING}</strong>') == after + 1
+
+
+def test_a_later_checkpoint_teaches_an_earlier_one_nothing_in_whatever_order_they_are_asked(
+    run: Path, evaluate: Callable[..., None]
+) -> None:
+    evaluate(rl=["wrong"], base=["wrong"])
+    _forms(run, "rl", 90, 10)
+    _forms(run, "base", 10, 90)
+    page = page_of(run)
+    assert page.count(f"{UNLEARNED} (90.0% malformed)") == 2
+    assert page.count(GAMING) == 1
+
+
+def test_what_is_not_known_of_the_form_is_not_claimed(run: Path, evaluate: Callable[..., None]) -> None:
+    """Scores of older code, and prompts to which there was no response."""
+    evaluate(rl=["wrong"])
+    _forms(run, "rl", 30, 10, 60)
+    path = run / "eval/rl/task/scores.json"
+    whole = json.loads(path.read_text())
+    for changed, said in (
+        ({"wellformed": None}, False),
+        ({"n": None}, False),
+        ({"too_long": 0.5}, False),
+        ({"too_long": 0.3}, True),
+        ({"too_long": 1.0}, False),
+    ):
+        path.write_text(json.dumps({**whole, **changed}))
+        assert (UNLEARNED in page_of(run)) == said, changed
+    path.write_text(json.dumps({key: value for key, value in whole.items() if key not in ("malformed", "truncated")}))
+    assert f"<strong>{UNLEARNED}</strong>" in page_of(run)
+
+
+def test_prompts_beyond_the_context_have_a_column_where_there_are_any(run: Path, evaluate: Callable[..., None]) -> None:
+    evaluate(sft=["wrong"], rl=["wrong"])
+    head = '<th scope="col">too long</th>'
+    assert head not in page_of(run)
+    for share, shown in ((0.0, False), (0.25, True)):
+        scores = json.loads((run / "eval/rl/task/scores.json").read_text())
+        (run / "eval/rl/task/scores.json").write_text(json.dumps({**scores, "too_long": share}))
+        page = page_of(run)
+        assert (head in page) == shown
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>greedy</td>.*?</tr>', page, re.DOTALL)
+    assert rows == ["sft", "rl"]
+    table = page[page.index(head) : page.index("To read accuracy with")]
+    assert table.count("25.0%") == 1
+
+
+def test_comparisons_have_one_column_of_p_and_say_which_test_it_is(run: Path, evaluate: Callable[..., None]) -> None:
+    evaluate(sft=["wrong"] * 10 + ["correct"] * 5, rl=["correct"] * 15)
+    page = page_of(run)
+    [found] = json.loads((run / "results.json").read_text())["comparisons"]
+    assert f"<td>{found['p']:.2g} ({found['holm_p']:.2g})</td>" in page
+    assert found["p"] == found["mcnemar_p"]
+    assert '<th scope="col">p (Holm)</th>' in page
+    assert (
+        "Intervals: paired bootstrap over images. p: exact McNemar where each row has its own image, else a sign-flip "
+        "test over images; in brackets corrected by Holm over all comparisons of the page." in page
+    )
 
 
 def _plots(page: str) -> list[tuple[list[Row], Row]]:

@@ -14,9 +14,9 @@ from datasets import Dataset, Features, Image, List, Value
 
 from eval.data.rows import read
 from eval.decode import Decoded
-from eval.evaluate import _line
 from eval.grade import graded
 from eval.report.__main__ import main
+from eval.respond import _line
 from eval.scores import scores
 from eval.task import Task, load_task
 from pipeline.checkpoint.run_folder import RunFolder
@@ -54,10 +54,12 @@ def _completions(task: Task, checkpoint: int) -> list[dict[str, Any]]:
     lines = []
     for row in read(task):
         code = ANSWERED[task.name][row["id"]][checkpoint]
-        lines.append(_line(decoder, row, _decoded(row, code), 0, False))
-        lines += [_line(decoder, row, _decoded(row, "w" if code == "r" else "r"), draw, False) for draw in (1, 2)]
+        lines.append(_line(decoder, row, _decoded(row, code), 0, False, False))
+        lines += [
+            _line(decoder, row, _decoded(row, "w" if code == "r" else "r"), draw, False, False) for draw in (1, 2)
+        ]
         if row.get("images"):
-            lines.append(_line(decoder, {**row, "images": []}, _decoded(row, "m"), 0, True))
+            lines.append(_line(decoder, {**row, "images": []}, _decoded(row, "m"), 0, True, False))
     return graded(lines)
 
 
@@ -134,11 +136,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "recipe.json").write_text(json.dumps({**held, "versions": {"trl": "1.16.0"}, "git": "abc1234"}))
     for number, checkpoint in enumerate(CHECKPOINTS):
         for task in map(load_task, tasks):
-            folder = RunFolder(run).scores(checkpoint, task.name)
+            folder = run / "eval" / checkpoint / task.name
             folder.mkdir(parents=True)
             lines = _completions(task, number)
             (folder / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            (folder / "scores.json").write_text(json.dumps(scores(lines)))
+            made = {"task": task.model_dump()}
+            (folder / "scores.json").write_text(json.dumps({**scores(lines), "made": made}))
     assert main([str(run)]) == 0
     return run / "report.html"
 
@@ -165,7 +168,8 @@ def page(report: Path) -> Iterator[Any]:
 
 
 def _is_inside(url: str, report: Path) -> bool:
-    return url.startswith("data:") or url.partition("#")[0] == report.as_uri()
+    file = url.partition("#")[0]
+    return url.startswith("data:") or (file.startswith(report.parent.as_uri()) and file.endswith("/report.html"))
 
 
 def _until(page: Any, condition: str) -> None:
@@ -298,3 +302,22 @@ def test_a_phone_scrolls_tables_inside_their_box_and_never_the_page(page: Any) -
         "[...document.querySelectorAll('.plotly-graph-div svg.main-svg')].map(svg => svg.clientWidth)"
     )
     assert max(charts) <= 390
+
+
+def test_a_page_about_a_damaged_run_says_so_and_works(page: Any, report: Path) -> None:
+    run = report.parent / "damaged"
+    shutil.copytree(report.parent, run, ignore=shutil.ignore_patterns("damaged", "report.html"))
+    for path in run.glob("eval/*/shapes/scores.json"):
+        path.write_text(json.dumps({"accuracy": 0.5, "sampled": {"accuracy": 0.25}}))
+    (run / "eval" / "sft" / "sums" / "completions.jsonl").unlink()
+    (run / "sft" / "metrics.jsonl").write_text('{"step": 1, "think_nll": NaN}\n{"step": 2, "think_nll": 1.0}\n')
+    (run / "rl" / "completions" / "completions_00001.parquet").write_bytes(b"PAR1")
+    assert main([str(run)]) == 0
+    page.goto((run / "report.html").as_uri())
+    page.get_by_role("link", name="What is missing").click()
+    assert page.locator("#missing li").count() == 8
+    assert page.locator("#missing").is_visible()
+    assert page.locator(".plotly-graph-div svg.main-svg").count() > 4
+    _until(page, "[...document.images].every(image => image.complete && image.naturalWidth)")
+    assert _shown(page) == EVERY
+    assert _set(page, Checkpoint="sft") == {*ANSWERED["shapes"]}

@@ -36,3 +36,14 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path, monkeypatch: pyte
         first.kill()
         first.communicate()
     RunFolder(tmp_path).lock()
+
+
+@pytest.mark.parametrize("results", [None, "", "{", "[]", "{}", '{"complete": false}'])
+def test_results_that_are_not_there_or_damaged_are_to_be_written_again(tmp_path: Path, results: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "report.html").touch()
+    if results is not None:
+        (tmp_path / "results.json").write_text(results)
+    assert not folder.reported()
+    (tmp_path / "results.json").write_text('{"complete": true}')
+    assert folder.reported()
