@@ -218,7 +218,8 @@ def _few(found: dict[str, Any]) -> str:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 _READ = ("id", "sample", "image_removed", "outcome", *_ASKED)
-_BY_ITSELF = ("checkpoint", "revision", "references", "rows")  # of `eval.identity`: may differ, or is compared by row
+# Of `eval.identity`: what may differ, or is compared row by row; and what decides about sampled responses alone.
+_BY_ITSELF, _SAMPLED = ("checkpoint", "revision", "references", "rows", "seed"), ("samples", "temperature")
 
 
 def tasks_of(place: Path) -> dict[str, Path]:
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result["only_in_one"]:
             print(f"  left out: {result['only_in_one']:,} rows that not all of them have")
         if result["unlike"]:
-            print(f"  WARNING not made alike: {', '.join(result['unlike'])} differ, which may be the difference")
+            print(f"  WARNING not made alike, which may be the difference: {', '.join(result['unlike'])}")
     print(f"written: {options.out}")
     return 0
 
@@ -315,7 +316,9 @@ def _by_task(a: Sequence[dict[str, Path]], b: Sequence[dict[str, Path]]) -> list
     for task in common:
         sides = [[read_lines(run[task]) for run in side] for side in (a, b)]
         differ = unlike([run[task] for run in [*a, *b]])
-        found += [{**each, "unlike": differ} for each in both(task, *sides)]
+        for each in both(task, *sides):
+            greedy = each["decoding"] == "greedy"
+            found.append({**each, "unlike": [name for name in differ if not (greedy and name in _SAMPLED)]})
     return with_holm(found)
 
 

@@ -234,13 +234,18 @@ def test_the_command_says_what_is_left_out_and_what_was_not_made_alike(
     a = _evaluation(tmp_path / "a", digits=lines([1] * 40))
     b = _evaluation(tmp_path / "b", digits=lines([1] * 37))
     made = {"checkpoint": "c1", "dtype": "float32", "grader": "g1", "decoding": {"max_new_tokens": 8}}
-    other = {"checkpoint": "c2", "dtype": "bfloat16", "grader": "g1", "decoding": {"max_new_tokens": 9}}
+    other = {
+        "checkpoint": "c2",
+        "dtype": "bfloat16",
+        "grader": "g1",
+        "decoding": {"max_new_tokens": 9, "samples": 4, "seed": 1},
+    }
     for folder, each in ((a, made), (b, other)):
         (folder / "digits" / "scores.json").write_text(json.dumps({"made": {"identity": each}}))
     assert main([str(a), str(b)]) == 0
     printed = capsys.readouterr().out
     assert "left out: 3 rows that not all of them have" in printed
-    assert "WARNING not made alike: dtype, max_new_tokens differ" in printed
+    assert "WARNING not made alike, which may be the difference: dtype, max_new_tokens\n" in printed
     (b / "digits" / "scores.json").write_text("torn {")
     assert main([str(a), str(b)]) == 0
     assert "WARNING" not in capsys.readouterr().out
