@@ -80,8 +80,29 @@ def _chat(recipe: Recipe, report: Report) -> "ChatFormat | None":
         chat = ChatFormat(recipe.model.path, recipe.model.revision)
         if any(stage.kind == "sft" for stage in recipe.stages):
             chat.check_template()
+        _check_generation_config(recipe)
         return chat
     return None
+
+
+def _check_generation_config(recipe: Recipe) -> None:
+    """That the checkpoint's own settings can be saved again: else the first checkpoint would end the run.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        own = GenerationConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
+    except OSError:  # it has none
+        return
+    try:
+        own.validate(strict=True)
+    except ValueError as error:
+        why = " ".join(str(error).split())[:200]
+        advice = "set `do_sample: true` in its generation_config.json, or take out what is named"
+        raise ValueError(f"model {recipe.model.path!r} could not be saved after training: {why}; {advice}") from None
 
 
 def _check_stage(
@@ -140,7 +161,7 @@ def _check_task(task: str, chat: "ChatFormat | None", report: Report, first: int
         if rows := [problem for problem in problems if problem.code == code]:
             named = ", ".join(f"{problem.where.rpartition(':')[2]} (id {problem.id})" for problem in rows[:3])
             more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
-            tell(f"WARNING {task}: {code}: row {named}{more}: {what}")
+            tell(f"WARNING task {loaded.name}: {code}: row {named}{more}: {what}")
 
 
 # What lowers the score of a row that is evaluated on, by code.

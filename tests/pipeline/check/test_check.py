@@ -1,6 +1,10 @@
 """`--check`: each mistake caught under its own code, at its file and row; a good recipe raises no alarm."""
 
+import json
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +154,29 @@ def test_a_shipped_recipe_passes_on_stand_ins(
     overrides = inputs.stand_ins(load(path, []), small, tmp_path)
     assert main([str(path), "--check", *overrides]) == 0, capsys.readouterr().out
     assert ": no problem found; every row was read" in capsys.readouterr().out
+
+
+def test_a_model_whose_settings_of_generation_could_not_be_saved_is_a_problem(
+    check: Callable[..., Checked], small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """transformers refuses to save `temperature` without `do_sample`, so the run would end at its first checkpoint."""
+    shutil.copytree(small("qwen2_5_vl"), tmp_path / "odd")
+    path = tmp_path / "odd" / "generation_config.json"
+    own = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**own, "temperature": 0.9, "do_sample": False}))
+    code, [problem], text = check(f"model.path={tmp_path / 'odd'}")
+    assert (code, problem.code) == (2, "model")
+    assert "could not be saved after training: GenerationConfig is invalid: - `temperature`" in text
+    path.write_text(json.dumps({**own, "temperature": 0.9, "do_sample": True}))
+    assert check(f"model.path={tmp_path / 'odd'}")[0] == 0
+
+
+def test_a_prompt_of_a_task_beyond_the_context_is_named_and_stops_nothing(
+    check: Callable[..., Checked], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row(n), "question": f"Held out {n}?" + " Think again." * (2000 if n == 2 else 0)} for n in range(4)]
+    write(folder / "held.jsonl", rows)
+    with redirect_stderr(StringIO()) as said:
+        assert check()[0] == 0
+    assert "WARNING task held: too_long: row 3 (id " in said.getvalue()
+    assert "the prompt leaves no room in the model's context" in said.getvalue()
