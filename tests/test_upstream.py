@@ -420,7 +420,7 @@ def test_torch_saves_no_moments_of_an_unused_weight_and_does_not_load_without() 
     assert "strict" not in inspect.getsource(fsdp_utils._prepare_sd_options)
 
 
-@workaround("eval/evaluate.py", "sees ranks on a CPU", "`cpu=` in `process_state`")
+@workaround("eval/respond.py", "sees ranks on a CPU", "`cpu=` in `process_state`")
 def test_accelerate_sees_no_ranks_on_a_cpu_that_it_was_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
