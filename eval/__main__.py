@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quieten()
     try:
         return _rescore(Path(options.checkpoint)) if options.rescore else _evaluate(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"ERROR {str(error).splitlines()[0]}")
         return 2
 
@@ -87,10 +87,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from eval.evaluate import evaluate, task_rows
     from eval.respond import process_state
 
+    if Path(options.checkpoint).is_dir() and out.resolve().is_relative_to(Path(options.checkpoint).resolve()):
+        raise ValueError(f"--out {out}: lies in the checkpoint's own folder, and would change it; name another")
     first = process_state().is_main_process
     asked = [task_rows(task, warn=first) for task in tasks]  # what is wrong with them is said before any weights load
     dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     with opened(options.checkpoint, dtype, options.revision, options.backend) as checkpoint:
+        for task in tasks:  # what cannot be written is said before any weights load
+            (out / task.name).mkdir(parents=True, exist_ok=True)
         evaluate(checkpoint, asked, out, decoding, options.checkpoint)
         ignored = checkpoint.ignored
     state = process_state()

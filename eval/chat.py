@@ -6,6 +6,7 @@ Training, rollouts and evaluation all render prompts and read responses here, so
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PretrainedConfig, ProcessorMixin
@@ -34,7 +35,12 @@ class ChatFormat:
         try:
             self.config = AutoConfig.from_pretrained(checkpoint, revision=revision)
         except OSError as error:
-            raise ValueError(f"model {checkpoint!r}: no such folder, and not found on the hub: {error}") from error
+            what = (
+                "its config.json cannot be read"
+                if Path(checkpoint).is_dir()
+                else "no such folder, and not found on the hub"
+            )
+            raise ValueError(f"model {checkpoint!r}: {what}: {error}") from error
         self.processor: Any = AutoProcessor.from_pretrained(checkpoint, revision=revision)
         self.is_vlm = isinstance(self.processor, ProcessorMixin)
         self.tokenizer: Any = self.processor.tokenizer if self.is_vlm else self.processor
@@ -165,6 +171,15 @@ def _end_tokens(checkpoint: str, revision: str | None, config: PretrainedConfig)
     """The tokens at which the checkpoint stops generating."""
     try:
         ends = GenerationConfig.from_pretrained(checkpoint, revision=revision).eos_token_id
-    except OSError:  # it has none; `generate` then takes the model's configuration
+    except (
+        OSError,
+        TypeError,
+        AttributeError,
+    ) as error:  # it has none; `generate` then takes the model's configuration
+        if (Path(checkpoint) / "generation_config.json").is_file():
+            raise ValueError(f"model {checkpoint!r}: its generation_config.json cannot be read: {error}") from error
         ends = getattr(config.get_text_config(), "eos_token_id", None)
-    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) for end in listed):
+        raise ValueError(f"model {checkpoint!r}: its eos_token_id is {ends!r}, and no number of a token")
+    return set(listed)

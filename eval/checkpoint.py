@@ -79,6 +79,7 @@ def opened(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
     Raises:
         ValueError: there is no such checkpoint, or `vllm` was asked for and cannot serve it.
     """
+    revision = None if Path(checkpoint).is_dir() else revision  # a folder has none
     with tempfile.TemporaryDirectory(prefix="merged-") as scratch:
         adapter = _adapter(checkpoint, revision)
         if adapter:
@@ -95,8 +96,11 @@ def _adapter(checkpoint: str, revision: str | None) -> Adapter | None:
         raise ValueError(f"model {checkpoint!r}: no such folder, and not found on the hub: {error}") from error
     if found is None:
         return None
-    config = json.loads(Path(found).read_text(encoding="utf-8"))
-    return Adapter(config["base_model_name_or_path"], config.get("revision"))
+    try:
+        config = json.loads(Path(found).read_text(encoding="utf-8"))
+        return Adapter(str(config["base_model_name_or_path"]), config.get("revision"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"model {checkpoint!r}: {found} names no base model: {error!r}") from None
 
 
 def _describe_merged(checkpoint: str, revision: str | None, adapter: Adapter, folder: str) -> None:

@@ -162,24 +162,28 @@ def _margin(found: dict[str, Any], alpha: float, seeds_factor: Any = 1.0) -> Any
 def _detectable(found: dict[str, Any], alpha: float) -> float:
     """The difference that a test at `alpha` finds with 80% probability, in shares of rows.
 
-    One run: the normal approximation. Several: the power of the interval above, over all values that the seeds'
-    variance may be estimated at. Of few seeds, the mean estimate of a standard deviation is c4 of the true one, which
-    is corrected.
+    One run: the approximation by t. Several: the power of the interval above, over all values that the seeds' variance
+    may be estimated at. Of few seeds, the mean estimate of a standard deviation is c4 of the true one, which is
+    corrected. Above 1: no difference is found, since even the smallest p of so few images is not below `alpha`.
     """
-    power = float(stats.norm.isf(1 - POWER))
     if "runs" not in found:
+        if 2 * 0.5 ** found["images"] > alpha:
+            return _NONE
+        freedom = found["images"] - 1
+        both = float(stats.t.isf(alpha / 2, freedom) + stats.t.isf(1 - POWER, freedom))
         step = 0.5 / found["n"] if "mcnemar_p" in found else 0.0  # an exact test of counts goes by whole rows
-        return (float(stats.norm.isf(alpha / 2)) + power) * float(found["standard_error"]) + step
+        return both * float(found["standard_error"]) + step
     freedom, errors = found["runs"] - 1, found["standard_errors"]
     c4 = float(stats.chi.mean(freedom)) / freedom**0.5
     margin_Q = _margin(found, alpha, stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, freedom) / freedom / c4**2)
     variance = (errors["seeds"] / c4) ** 2 + errors["rows"] ** 2 - errors["noise"] ** 2
     error = max(variance, errors["rows"] ** 2) ** 0.5
-    return float(
-        optimize.brentq(
-            lambda true: stats.norm.cdf((true - margin_Q) / error).mean() - POWER, 0, margin_Q[-1] + 9 * error
-        )
-    )
+    most = margin_Q[-1] + 9 * error
+    found_in = optimize.brentq(lambda true: stats.norm.cdf((true - margin_Q) / error).mean() - POWER, 0, most)
+    return min(float(found_in), _NONE)
+
+
+_NONE = 2.0  # no share of rows is so large
 
 
 def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -204,7 +208,7 @@ def verdict(found: dict[str, Any], a: str = "A", b: str = "B") -> str:
     """What may be said: that one is better only where the interval leaves out 0 and the corrected test agrees."""
     low, high = found["ci95"]
     if not low <= 0 <= high and found.get("holm_p", found.get("p", 1)) < ALPHA:
-        return f"{b if low > 0 else a} is better"
+        return f"{b if low > 0 else a} is better{_few(found)}"
     if found["detectable"] > 1:
         return "no difference shown, and none could be with so few rows and seeds"
     return f"no difference shown (one of {found['detectable']:.1%} would be found 4 times in 5){_few(found)}"
@@ -212,7 +216,7 @@ def verdict(found: dict[str, Any], a: str = "A", b: str = "B") -> str:
 
 def _few(found: dict[str, Any]) -> str:
     """Two seeds tell next to nothing of the third."""
-    return "; with two seeds little can be shown: take three or more" if found.get("runs") == 2 else ""
+    return "; two seeds show little of the next: take three or more" if found.get("runs") == 2 else ""
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -295,6 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ERROR {error}")
         return 2
     names = [", ".join(map(str, side)) for side in sides]
+    if len({place.resolve() for side in sides for place in side}) < sum(map(len, sides)):
+        print("WARNING an evaluation is named twice; seeds are different trainings, and one counts once")
     write_json(options.out, {"a": names[0], "b": names[1], "comparisons": compared})
     print(f"A: {names[0]}\nB: {names[1]}\n\n{_table(compared)}\n")
     for result in compared:

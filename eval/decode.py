@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -120,7 +121,10 @@ class TransformersDecoder:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loader = AutoModelForImageTextToText if chat.is_vlm else AutoModelForCausalLM
-        loading = loader.from_pretrained(chat.checkpoint, dtype=dtype, revision=chat.revision)
+        try:
+            loading = loader.from_pretrained(chat.checkpoint, dtype=dtype, revision=chat.revision)
+        except SafetensorError as error:
+            raise ValueError(f"model {chat.checkpoint!r}: its weights are damaged: {error}") from error
         self.model: Any = loading.eval().to(device)
         self.banned = vision_token_ids(chat.config)
 

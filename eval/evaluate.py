@@ -14,7 +14,7 @@ from eval.checkpoint import Checkpoint
 from eval.data.rows import good, read
 from eval.decode import Decoder, decoder_of
 from eval.environment import versions
-from eval.files import json_lines, sha256, write_json, write_json_lines
+from eval.files import json_lines, sha256, text_digest, write_json, write_json_lines
 from eval.grade import graded
 from eval.identity import GRADING, asked_digest, differences, grader, identity, key, references_digest
 from eval.respond import Pass, parts_of, process_state, remove_parts, respond, tell_of_parts
@@ -79,32 +79,50 @@ def _plan(checkpoint: Checkpoint, asked: Asked, decoding: Decoding, out: Path) -
         print(f"{out}: graded anew: {why}", file=sys.stderr)
         regrade(out, asked.rows, now)
         return now, "graded"
-    kept = _set_aside(out, found)
-    print(f"{out}: evaluated anew: {why}; the earlier evaluation is kept in {kept.name}/", file=sys.stderr)
+    kept, again = _set_aside(out, found), out / f"earlier-{key(now)}"
+    said = f"the evaluation that was here is kept in {kept.name}/"
+    if kept != again and stored(again)[1] is None and (again / SCORES).exists():
+        for name in (SCORES, COMPLETIONS):
+            (again / name).replace(out / name)
+        again.rmdir()
+        print(f"{out}: taken back from {again.name}/: {why}; {said}", file=sys.stderr)
+        return now, "graded"
+    print(f"{out}: evaluated anew: {why}; {said}", file=sys.stderr)
     return now, "anew"
 
 
 def stored(out: Path) -> tuple[dict[str, Any] | None, str | None]:
     """The scores in `out`, and what keeps them from being used; neither, where nothing was scored."""
     if not (out / SCORES).exists():
-        return None, None
+        return None, f"{SCORES} is not there" if (out / COMPLETIONS).exists() else None
     try:
         found = json.loads((out / SCORES).read_text(encoding="utf-8"))
         made = found["made"]
-        if "identity" not in made:
-            return found, "what it was made from was not kept"
+        if not isinstance(made.get("identity"), dict):
+            return None, "what it was made from was not kept"
         if sha256(out / COMPLETIONS) != made["completions"]:
             return found, f"{COMPLETIONS} is not what was scored"
-    except (ValueError, KeyError, TypeError, OSError):
+        if _digest(found) != made["scores"]:
+            return found, f"{SCORES} is not what was written"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return None, "it is damaged"
     return found, None
+
+
+def _digest(found: dict[str, Any]) -> str:
+    """Of the scores, without what they were made from."""
+    return text_digest(json.dumps({**found, "made": None}, sort_keys=True))
 
 
 def _set_aside(out: Path, found: dict[str, Any] | None) -> Path:
     """Keep an evaluation of something else: it may have taken hours."""
     made = (found or {}).get("made") or {}
-    folder = out / f"earlier-{key(made.get('identity') or made)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    first = folder = out / f"earlier-{key(made.get('identity') or made)}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    folder.mkdir(parents=True)
     for name in (SCORES, COMPLETIONS):
         with suppress(FileNotFoundError):
             (out / name).replace(folder / name)
@@ -138,10 +156,13 @@ def _scores_of(out: Path) -> dict[str, Any]:
     if not (out / SCORES).exists():
         return {}
     try:
-        found: dict[str, Any] = json.loads((out / SCORES).read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads((out / SCORES).read_text(encoding="utf-8"))
+        made = found.get("made", {}) or {}
+        if not isinstance(made.get("identity", {}), dict):
+            raise ValueError("`made` says nothing that can be read")
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{out / SCORES}: damaged, {str(error).splitlines()[0]}; evaluate again") from None
-    return found
+    return {**found, "made": made}
 
 
 def _rows_of(made: dict[str, Any]) -> tuple["datasets.Dataset | None", str | None]:
@@ -180,7 +201,9 @@ def _reference(row: dict[str, Any]) -> dict[str, Any]:
 def _write(out: Path, lines: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """The scores last: all is then done."""
     write_json_lines(out / COMPLETIONS, lines)
-    write_json(out / SCORES, {**scores(lines), "made": {**made, "completions": sha256(out / COMPLETIONS)}})
+    found = scores(lines)
+    made = {**made, "completions": sha256(out / COMPLETIONS), "scores": _digest(found)}
+    write_json(out / SCORES, {**found, "made": made})
 
 
 def _evaluate(
@@ -208,7 +231,7 @@ def _evaluate(
             "versions": versions(),
         }
         _write(out, lines, facts)
-        remove_parts(out / "parts")
+        remove_parts(out / "parts", ingredients)
         if long := [line["id"] for line in lines if line["too_long"] and not line["sample"]]:
             named = f"{', '.join(long[:3])}{f' and {len(long) - 3:,} more' if len(long) > 3 else ''}"
             why = f"the prompt leaves no room in {decoder.context:,} tokens, so it is counted as wrong"

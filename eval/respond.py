@@ -133,10 +133,12 @@ def _line(
 # --- parts, which survive a kill --------------------------------------------------------------------------------------
 
 
-def remove_parts(parts: Path) -> None:
-    """Of this and of any earlier attempt, which may have asked something else."""
-    for left in parts.parent.glob(f"{parts.name}-*"):
-        shutil.rmtree(left)
+def remove_parts(parts: Path, ingredients: dict[str, Any]) -> None:
+    """Of this evaluation, in batches of any size. Those of another may be gone on with yet, or at this moment."""
+    for left in parts.parent.glob(f"{parts.name}-*/identity.json"):
+        with suppress(ValueError):
+            if json.loads(left.read_text(encoding="utf-8")) == ingredients:
+                shutil.rmtree(left.parent)
 
 
 def parts_of(parts: Path, ingredients: dict[str, Any], decoding: Decoding) -> Path:
@@ -153,4 +155,5 @@ def tell_of_parts(parts: Path, now: dict[str, Any]) -> None:
         with suppress(ValueError):
             if changed := differences(json.loads(left.read_text(encoding="utf-8")), now):
                 why = ", ".join(changed.values())
-                print(f"{parts.parent}: an unfinished evaluation is not gone on with: {why}", file=sys.stderr)
+                where = f"{parts.parent}: an unfinished evaluation, {left.parent.name}/"
+                print(f"{where}, stays and is not gone on with: {why}", file=sys.stderr)

@@ -103,12 +103,12 @@ def _pass_at(n: int, correct: int, k: int) -> float:
 def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, list[float], float]:
     """The mean of `values`, its 95% percentile interval and its standard error, from 10,000 resamples of clusters.
 
-    Values that are all alike say nothing of the next one: the interval is then as wide as Wilson's for none in so many
-    clusters.
+    Clusters that are all alike say nothing of the next one: the interval is then as wide as Wilson's for none in so
+    many of them.
     """
     sum_C, size_C = by_cluster(values, clusters)
     mean = float(sum_C.sum() / size_C.sum())
-    if np.ptp(np.array(values, dtype=float)) == 0:
+    if np.ptp(sum_C / size_C) < 1e-12:
         unseen = wilson(0, len(sum_C))[1]
         return mean, [max(mean - unseen, -1.0), min(mean + unseen, 1.0)], unseen / 2
     if len(sum_C) < 2:

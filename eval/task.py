@@ -61,10 +61,10 @@ def load_task(name: str) -> Task:
         raise ValueError(f"no task {name!r}. Shipped: {known}; yours: the path of a YAML file")
     try:
         task = Task.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {details}") from None
     paths = {key: local(value, path.parent) for key in ("path", "images") if (value := getattr(task, key))}
     return task.model_copy(update=paths)

@@ -40,7 +40,7 @@ def measure(recipe: Recipe, stage: GrpoStage, model_in: str, file: Path, title: 
             right.setdefault(line["id"], []).append(line["outcome"] == Outcome.CORRECT)
         rates = {row_id: sum(samples) / len(samples) for row_id, samples in right.items()}
         write_json(file, {"identity": made, "pass_rates": rates})
-        remove_parts(parts)
+        remove_parts(parts, made)
     state.wait_for_everyone()
 
 

@@ -150,7 +150,7 @@ def test_an_interval_over_seeds_is_the_two_margins_in_quadrature_and_p_where_it_
 def test_intervals_stay_within_what_a_difference_can_be() -> None:
     found = compare([lines([0] * 9), lines([0] * 4 + [1] * 5)], [lines([1] * 9), lines([1] * 5 + [0] * 4)])
     assert found["ci95"] == [-1.0, 1.0]
-    assert "with two seeds" in verdict({**found, "detectable": 0.5})
+    assert "two seeds show little" in verdict({**found, "detectable": 0.5})
     assert verdict({**found, "detectable": 1.5}) == "no difference shown, and none could be with so few rows and seeds"
     for hits in ([1] * 20, [0] * 20):
         low, high = compare([lines(hits)] * 3, [lines([1] * 20)] * 3)["ci95"]
@@ -188,6 +188,31 @@ def test_seeds_are_paired_and_each_is_reported() -> None:
     assert [(seed["difference"], seed["gained"]) for seed in found["seeds"]] == [(0.5, 2), (0.25, 1)]
     with pytest.raises(ValueError, match="2 runs against 1"):
         compare(a, b[:1])
+
+
+def test_what_no_test_could_find_is_not_promised() -> None:
+    """A sign-flip over five images has no p below 1/16; nor has McNemar's on eight rows one below 0.05 / 10."""
+    image = [str(n // 10) for n in range(50)]
+    few = compare([lines(np.arange(50) % 3 == 0, image=image)], [lines(np.arange(50) % 2 == 0, image=image)])
+    assert few["detectable"] > 1
+    eight = compare([lines([0] * 8)], [lines([1] * 8)])
+    assert verdict(eight) == "B is better"
+    assert {verdict(each) for each in with_holm([eight] * 10)} == {
+        "no difference shown, and none could be with so few rows and seeds"
+    }
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+@pytest.mark.parametrize("ends", [(0, 1), (1, 1), (-1, 1)])
+def test_images_that_are_all_alike_are_no_certainty(seeds: int, ends: tuple[int, int]) -> None:
+    image = [str(n // 2) for n in range(24)]
+    differ = np.array(ends * 12)
+    a, b = (lines(side, image=image) for side in (differ < 0, differ > 0))
+    found = compare([a] * seeds, [b] * seeds)
+    low, high = found["ci95"]
+    assert low < found["difference"] < high or found["difference"] == high == 1.0
+    assert found["detectable"] > 0.05
+    assert 0 <= found["p"] <= 1
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

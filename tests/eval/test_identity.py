@@ -258,3 +258,74 @@ def test_an_evaluation_that_kept_less_is_graded_anew_and_a_damaged_one_is_named(
     assert run(out, "--rescore", code=2).startswith(f"ERROR {scores}: damaged, ")
     (out / "sums" / "completions.jsonl").write_text("{\n")
     assert run(out, "--rescore", code=2).startswith(f"ERROR {out / 'sums' / 'completions.jsonl'}: line 1 is no JSON: ")
+
+
+def test_an_evaluation_that_was_set_aside_is_taken_back_and_none_replaces_another(
+    checkpoint: Checkpoint, sums: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked(checkpoint, sums, out)
+    whole = (out / "sums" / "completions.jsonl").read_bytes()
+    _sums(sums, limit=2)
+    assert "evaluated anew: rows (was " in asked(checkpoint, sums, out)
+    _sums(sums)
+    assert "taken back from earlier-" in asked(checkpoint, sums, out)
+    assert (out / "sums" / "completions.jsonl").read_bytes() == whole
+    assert asked(checkpoint, sums, out) == ""
+    for number in (1, 2):  # damaged alike, and both are kept
+        (out / "sums" / "scores.json").write_text("{")
+        assert "it is damaged" in asked(checkpoint, sums, out)
+        assert len([*(out / "sums").glob("earlier-*")]) == number + 1
+
+
+def test_completions_without_their_scores_are_set_aside_and_edited_scores_are_not_believed(
+    checkpoint: Checkpoint, sums: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked(checkpoint, sums, out)
+    scores = out / "sums" / "scores.json"
+    held = json.loads(scores.read_text())
+    scores.write_text(json.dumps({**held, "accuracy": 0.99}))
+    assert "scores.json is not what was written" in asked(checkpoint, sums, out)
+    assert json.loads(scores.read_text()) == held
+    scores.unlink()
+    assert "scores.json is not there" in asked(checkpoint, sums, out)
+    assert json.loads(scores.read_text()) == held
+    assert len([*out.glob("sums/earlier-*/completions.jsonl")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda model, out: out.write_text(""), "Not a directory"),
+        (lambda model, out: (model / "config.json").write_text("{"), "its config.json cannot be read"),
+        (
+            lambda model, out: (model / "generation_config.json").write_text("{"),
+            "generation_config.json cannot be read",
+        ),
+        (
+            lambda model, out: (model / "generation_config.json").write_text('{"eos_token_id": "x"}'),
+            "no number of a token",
+        ),
+        (lambda model, out: (model / "model.safetensors").write_text("no"), "its weights are damaged"),
+        (lambda model, out: (model / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda model, out: (model / "adapter_config.json").write_text("[]"), "names no base model"),
+    ],
+)
+def test_what_is_broken_is_one_line(
+    broken: Callable[[Path, Path], Any], said: str, model: Path, sums: Path, tmp_path: Path
+) -> None:
+    broken(model, tmp_path / "out")
+    printed = run(model, "--task", sums, "--out", tmp_path / "out", code=2)
+    assert printed.startswith("ERROR ")
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_an_evaluation_does_not_change_the_checkpoint_that_it_is_of(model: Path, sums: Path) -> None:
+    printed = run(model, "--task", sums, "--out", model / "evals", code=2)
+    assert (
+        printed
+        == f"ERROR --out {model / 'evals'}: lies in the checkpoint's own folder, and would change it; name another\n"
+    )
+    assert not (model / "evals").exists()
