@@ -227,7 +227,7 @@ def fingerprint(root: Path) -> dict[str, Any]:
         found[str(file.relative_to(root))] = file.read_text()
     for file in sorted((root / "eval").glob("*/*/scores.json")):
         score = json.loads(file.read_text())
-        del score["made"]["checkpoint"]  # the digest of all of the model's files, tokenizer.json among them
+        del score["made"]["identity"]["checkpoint"]  # the digest of all of the model's files, tokenizer.json among them
         found[str(file.relative_to(root))] = score
     return found
 
