@@ -141,12 +141,14 @@ def _is_alike(score: dict[str, Any], first: dict[str, Any]) -> bool:
 
 
 def _how(scores: dict[str, Any], asked: Sequence[str], ignored: dict[str, Any]) -> Iterator[str]:
-    """How responses were drawn, and where they are."""
+    """How responses were drawn."""
+    from eval.task import NEUTRAL
+
     for name in asked:
         made = scores[name]["made"]
         if (drawn := made["identity"].get("decoding")) is None:  # of an evaluation that kept no identity
             continue
-        settings = ", ".join(f"{key} {drawn[key]:g}" for key in ("top_k", "top_p", "repetition_penalty"))
+        settings = ", ".join(f"{key} {drawn[key]:g}" for key in NEUTRAL)
         sampled = f" and {drawn['samples']} sampled at temperature {drawn['temperature']:g}" if drawn["samples"] else ""
         yield (
             f"{name}: greedy{sampled}, at most {drawn['max_new_tokens']} new tokens, {settings}; "

@@ -42,15 +42,14 @@ class Checkpoint:
     @cached_property
     def digest(self) -> str:
         """Names the weights and all that is read beside them: folders by content, the hub's by commit."""
-        own = _digest(self.name, self.revision) if self.adapter else _digest(self.chat.checkpoint, self.revision)
+        own = _digest(self.name, self.revision)
         return text_digest(f"{own} {_digest(self.adapter.base, self.adapter.revision)}") if self.adapter else own
 
-    def load_whole(self) -> str:
-        """The folder or hub id of the full checkpoint; an adapter is merged into its base, in `chat`'s folder."""
+    def merge(self) -> None:
+        """Merge an adapter into its base, in `chat`'s folder, which then holds a full checkpoint as any other."""
         if self.adapter:
             base, loading = self.adapter.base, {"dtype": self.dtype, "revision": self.adapter.revision}
             merge_adapter(base, self.name, self.revision, **loading).save_pretrained(self.chat.checkpoint)
-        return self.chat.checkpoint
 
     @cached_property
     def ignored(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def loaded(checkpoint: str, dtype: str, revision: str | None = None, backend: Ba
 @contextmanager
 def decoder_of(checkpoint: Checkpoint) -> Iterator[Decoder]:
     """The checkpoint, ready to decode; its memory is free again afterwards."""
-    checkpoint.load_whole()
+    checkpoint.merge()
     if checkpoint.backend == "transformers":
         yield TransformersDecoder(checkpoint.chat, checkpoint.dtype)
         return

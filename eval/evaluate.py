@@ -18,7 +18,7 @@ from eval.files import json_lines, sha256, text_digest, write_json, write_json_l
 from eval.grade import graded
 from eval.identity import GRADING, asked_digest, differences, grader, identity, key, references_digest
 from eval.respond import Pass, parts_of, process_state, remove_parts, respond, tell_of_parts
-from eval.scores import scores
+from eval.scores import Line, scores
 from eval.task import Decoding, Task
 from rewards.grading.verify import no_answer
 
@@ -77,13 +77,12 @@ def _plan(checkpoint: Checkpoint, asked: Asked, decoding: Decoding, out: Path) -
     why = problem or ", ".join(changed.values())
     if found and not problem and changed.keys() <= {*GRADING}:
         print(f"{out}: graded anew: {why}", file=sys.stderr)
-        regrade(out, asked.rows, now)
+        regrade(out, json_lines(out / COMPLETIONS), asked.rows, found["made"], now)
         return now, "graded"
     kept, again = _set_aside(out, found), out / f"earlier-{key(now)}"
     said = f"the evaluation that was here is kept in {kept.name}/"
     if kept != again and stored(again)[1] is None and (again / SCORES).exists():
-        for name in (SCORES, COMPLETIONS):
-            (again / name).replace(out / name)
+        _move(again, out)
         again.rmdir()
         print(f"{out}: taken back from {again.name}/: {why}; {said}", file=sys.stderr)
         return now, "graded"
@@ -123,10 +122,14 @@ def _set_aside(out: Path, found: dict[str, Any] | None) -> Path:
         number += 1
         folder = first.with_name(f"{first.name}-{number}")
     folder.mkdir(parents=True)
+    _move(out, folder)
+    return folder
+
+
+def _move(here: Path, there: Path) -> None:
     for name in (SCORES, COMPLETIONS):
         with suppress(FileNotFoundError):
-            (out / name).replace(folder / name)
-    return folder
+            (here / name).replace(there / name)
 
 
 def rescore(out: Path) -> str:
@@ -139,14 +142,13 @@ def rescore(out: Path) -> str:
     if not lines:
         raise ValueError(f"{out / COMPLETIONS}: no line; there is nothing to grade")
     before = _scores_of(out)
-    made = before.get("made") or {}
+    made = before.get("made", {})
     rows, why = _rows_of(made)
     now = {**made.get("identity", {}), "grader": grader()}
     if rows is not None:
         now["references"] = references_digest(rows)
-    changed = regrade(out, rows, now)
-    after = _scores_of(out)
-    alike = {**after, "made": None} == {**before, "made": None}
+    changed = regrade(out, lines, rows, made, now)
+    alike = _digest(_scores_of(out)) == _digest(before)
     differ = f"{changed} of {len(lines)} outcomes differ, the scores {'do not' if alike else 'do'}"
     return f"{differ}; graded by the references that were stored: {why}" if why else differ
 
@@ -178,9 +180,15 @@ def _rows_of(made: dict[str, Any]) -> tuple["datasets.Dataset | None", str | Non
     return rows, None
 
 
-def regrade(out: Path, rows: "datasets.Dataset | None", now: dict[str, Any]) -> int:
-    """Grade the responses in `out` anew, by the references of `rows`, or by those stored; how many outcomes differ."""
-    before = json_lines(out / COMPLETIONS)
+def regrade(
+    out: Path, before: list[Line], rows: "datasets.Dataset | None", made: dict[str, Any], now: dict[str, Any]
+) -> int:
+    """Grade the lines of `out` anew, by the references of `rows`, or by those stored; how many outcomes differ.
+
+    Args:
+        made: what the scores were made from until now.
+        now: the identity that they have then.
+    """
     if rows is not None:
         columns = [name for name in ("id", "answer", "kind", "choices") if name in rows.column_names]
         right = {row["id"]: row for row in rows.select_columns(columns)}
@@ -188,7 +196,7 @@ def regrade(out: Path, rows: "datasets.Dataset | None", now: dict[str, Any]) -> 
     else:
         lines = before
     after = graded(lines)
-    _write(out, after, {**(_scores_of(out).get("made") or {}), "identity": now})
+    _write(out, after, {**made, "identity": now})
     return sum(
         old["outcome"] != new["outcome"] or old["parse"] != new["parse"] for old, new in zip(before, after, strict=True)
     )
