@@ -249,6 +249,8 @@ def _unusable(rows: "datasets.Dataset", policy: RowPolicy) -> Iterator[tuple[int
 
     A row that is trained on must only be what it declares: free text is never compared with anything.
     """
+    from datasets import Features, Value
+
     if not (policy.verifies or policy.trains):
         return
     declared = [name for name in ("kind", "choices") if name in rows.column_names]
@@ -264,17 +266,20 @@ def _unusable(rows: "datasets.Dataset", policy: RowPolicy) -> Iterator[tuple[int
         _verify_references,
         batched=True,
         remove_columns=columns,
+        features=Features({"usable": Value("bool")}),
         new_fingerprint=cache_key([answers._fingerprint], _CODE),
         desc="checking answers",
     )
     for place, (index, is_usable) in enumerate(zip(asked, verdicts["usable"][:], strict=True)):
-        if not is_usable:
+        if is_usable is None:  # a time-out is no verdict, so the cache holds none: it is asked again
+            [is_usable] = _verify_references({name: [answers[place][name]] for name in columns})["usable"]
+        if is_usable is False:
             answer, *declaration = (answers[place][name] for name in columns)
             why = "" if any(declaration) else verify.no_answer(answer)
             yield index, _UNUSABLE.format(answer, why or "does not verify against itself")
 
 
-def _verify_references(batch: dict[str, list[Any]]) -> dict[str, list[bool]]:
+def _verify_references(batch: dict[str, list[Any]]) -> dict[str, list[bool | None]]:
     references = batch["answer"]
     nothing = [None] * len(references)
     columns = (references, batch.get("kind", nothing), batch.get("choices", nothing))

@@ -12,9 +12,14 @@ from typing import Literal, NamedTuple
 
 from ..response import MAX_ANSWER_CHARS
 from . import algebra
+from .choice import chosen, lettered, several
+from .compare import same
+from .formula import spelled
 from .normalize import normalize
-from .quantity import Quantity, quantity, same_quantity
-from .value import Unordered, Value, Words, expressions, folded, read, same, spelled
+from .parse import read
+from .quantity import Quantity
+from .value import Unordered, Value, Words, expressions
+from .words import same_words
 
 Kind = Literal["choice", "text", "number", "math"]
 
@@ -59,13 +64,16 @@ def verify_all(questions: Iterable[Question]) -> list[Outcome]:
     by_pair |= zip(new, map(Outcome, algebra.compare(new)), strict=True)
     if len(_compared) > 10_000:
         _compared.clear()
-    _compared.update(by_pair)
+    _compared.update((pair, outcome) for pair, outcome in by_pair.items() if outcome is not Outcome.TIMEOUT)
     return [by_pair[outcome] if isinstance(outcome, _Pair) else outcome for outcome in outcomes]
 
 
-def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool]:
-    """Whether each reference (gold, kind, choices) can be an answer and verifies against itself, by algebra too."""
-    results = [
+def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) -> list[bool | None]:
+    """Whether each reference (gold, kind, choices) can be an answer and verifies against itself, by algebra too.
+
+    None where algebra ran out of time: that condemns no reference, and is no verdict to be kept.
+    """
+    results: list[bool | None] = [
         not no_answer(gold, kind, choices) and _verdict(Question(gold, gold, kind, choices)) is Outcome.CORRECT
         for gold, kind, choices in references
     ]
@@ -79,7 +87,7 @@ def usable(references: Sequence[tuple[str, Kind | None, Sequence[str] | None]]) 
                 asked.setdefault(text, []).append(index)
     for indices, outcome in zip(asked.values(), algebra.read_references(list(asked)), strict=True):
         for index in indices:
-            results[index] = outcome == Outcome.CORRECT
+            results[index] = None if outcome == Outcome.TIMEOUT else outcome == Outcome.CORRECT
     return results
 
 
@@ -99,7 +107,8 @@ def no_answer(gold: str, kind: Kind | None = None, choices: Sequence[str] | None
         return "has several answers, and one is compared"
     words = gold.split()
     is_list = all(len(item.split()) <= 3 for item in re.split(r"[,;]", gold))
-    if len(words) > PROSE_WORDS and not is_list and "\\" not in gold:
+    is_prose = len(re.findall(r"[^\W\d_]{2,}", gold)) > PROSE_WORDS / 2  # x ^ { 2 } - 3 x has none
+    if len(words) > PROSE_WORDS and is_prose and not is_list and "\\" not in gold:
         return f"is prose of {len(words)} words"
     return ""
 
@@ -116,10 +125,12 @@ _compared: dict[_Pair, Outcome] = {}  # so that a second reward that needs the s
 
 def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
     """The kind of a reference answer that does not declare one."""
-    gold = normalize(gold)
-    if choices or re.fullmatch(r"[A-Z]|\([A-Z]\)", gold):
+    gold = normalize(gold[: MAX_ANSWER_CHARS + 1])
+    if choices or re.fullmatch(r"[A-Z]|\([A-Z]\)", gold) or lettered(gold):
         return "choice"
     value = read(gold)
+    if _letters(gold):
+        return "text"
     if isinstance(value, Quantity):
         return "number"
     return "text" if _is_text(value) or _RANGE.search(gold) else "math"
@@ -134,12 +145,20 @@ def _is_text(value: Value) -> bool:
     return isinstance(value, Words)
 
 
+def _letters(text: str) -> str:
+    """Several letters, in order or set apart: `ABD` and `B, A, D`, but not `BAD`."""
+    letters = several(text)
+    return letters if letters == text or not text.isalpha() else ""
+
+
 def _same_text(gold: str, answer: str) -> bool:
-    """Whether two texts are the same, or list the same words."""
+    """Whether two texts are the same, or list the same words; `ABD`, letters in their order, is `A, B, D`."""
+    if (letters := _letters(gold)) and letters == _letters(answer):
+        return True
     values = read(gold), read(answer)
     if all(isinstance(value, Words | Unordered) for value in values):
         return same(*values, lambda *_: False)
-    return folded(gold) == folded(answer)
+    return same_words(gold, answer)
 
 
 def _verdict(question: Question) -> Outcome | _Pair:
@@ -157,7 +176,7 @@ def _verdict(question: Question) -> Outcome | _Pair:
             return _choice(answer, gold, question.choices or ())
         case "text":
             return _judged(_same_text(gold, answer))
-        case "number" if quantity(gold) is None:
+        case "number" if not isinstance(read(gold), Quantity):  # also `\\approx 3`
             return Outcome.ANSWER_UNUSABLE
         case "number" | "math":
             return _value(answer, gold)
@@ -165,49 +184,19 @@ def _verdict(question: Question) -> Outcome | _Pair:
             return Outcome.ANSWER_UNUSABLE
 
 
-def _judged(equal: bool) -> Outcome:
-    return Outcome.CORRECT if equal else Outcome.WRONG
-
-
-# --- choices ----------------------------------------------------------------------------------------------------------
-
-_LETTER = re.compile(r"\(?(?P<letter>[A-Za-z])(?P<sign>[.:)]{1,2})?(?: ?(?<![A-Za-z])(?P<option>.+))?")
-_HEDGE = re.compile(
-    r"[,;:?!.|/]|\b[A-Zb-z]\b|\b(?:or|and|not|but|maybe|perhaps|actually|wait|instead|either|neither|no|"
-    r"none|all|both|any|is|are|was|wrong|incorrect|false|also|except)\b"
-)
-
-
-def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome:
-    letters, options = ascii_uppercase[: len(choices) or 26], [normalize(choice) for choice in choices]
-    if len({option.casefold() for option in options}) == len(options):  # but Ff and ff are two genotypes
-        options, gold, answer = [option.casefold() for option in options], gold.casefold(), answer.casefold()
-    right = _option(gold, letters, options)
+def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome | _Pair:
+    right, given = chosen(answer, gold, choices)
     if right is None:
         return Outcome.ANSWER_UNUSABLE
-    given = _option(answer, letters, options)
+    if given is None and choices and len(right) == 1 and not isinstance(read(answer), Words | Quantity):
+        return _value(
+            answer, normalize(choices[ascii_uppercase.index(right)])
+        )  # the option's formula, written otherwise
     return Outcome.UNPARSEABLE if given is None else _judged(given == right)
 
 
-def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
-    """The letter that `text` chooses: `B`, `(B)`, `B. cat`, or the text of one option alone; None for anything else.
-
-    A text behind the letter must be that option's. Where the options are not known, it must be one plain phrase.
-    """
-    match = _LETTER.fullmatch(text)
-    if match and (letter := match["letter"].upper()) in letters:
-        option = match["option"]
-        if not option:
-            return letter
-        if not options:  # `A dog` begins with an article, `A. dog` with a letter
-            return letter if match["sign"] and not _HEDGE.search(option) else None
-        if normalize(option) == options[letters.index(letter)]:
-            return letter
-    same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text]
-    if not same_text and (number := quantity(text)):  # 8.0, where an option is 8
-        numbers = zip(letters, map(quantity, options), strict=False)
-        same_text = [letter for letter, option in numbers if option and same_quantity(option, number)]
-    return same_text[0] if len(same_text) == 1 else None
+def _judged(equal: bool) -> Outcome:
+    return Outcome.CORRECT if equal else Outcome.WRONG
 
 
 # --- numbers and mathematics ------------------------------------------------------------------------------------------

@@ -166,3 +166,20 @@ def test_verdicts_on_rows_last_until_the_rules_an_image_or_the_data_change(
     (tmp_path / "rule.py").write_text("")
     monkeypatch.setattr(check_rows, "_CODE", [str(tmp_path / "rule.py")])
     assert look() == 1, "another verifier"
+
+
+def test_a_timeout_condemns_no_row_and_leaves_no_verdict_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"id": "r", "question": "?", "answer": "x+1"}) + "\n")
+    answers = iter([None, None, False, True])
+    monkeypatch.setattr(check_rows.verify, "usable", lambda references: [next(answers)])
+
+    def problems() -> list[list[tuple[str, str]]]:
+        return check_rows.check_rows(read(Data(path=str(path))), None, RowPolicy(trains=False, verifies=True)).problems
+
+    assert problems() == [[]], "timed out, and once more"
+    [[(code, _)]] = problems()
+    assert code == "answer_unusable", "asked again by the next check"
+    assert problems() == [[]], "and by the one after it"

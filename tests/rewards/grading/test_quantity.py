@@ -24,6 +24,12 @@ from rewards.grading.quantity import Quantity, quantity, same_quantity
         ("-$5", -5, "$"),
         ("5 km/h", 5, "km/h"),
         ("3 apples", 3, "apples"),
+        ("3 dozen", 36, ""),
+        ("12 (twelve) eggs", 12, "eggs"),
+        ("USD 2.40", Fraction(12, 5), "USD"),
+        ("5 ft 3 in", Fraction(21, 4), "ft"),
+        ("2 hours and 30 minutes", Fraction(5, 2), "hours"),
+        ("70% of the students", 70, "%"),
     ],
 )
 def test_a_number_is_read_exactly_with_its_unit(text: str, value: Fraction, unit: str) -> None:
@@ -33,7 +39,23 @@ def test_a_number_is_read_exactly_with_its_unit(text: str, value: Fraction, unit
 
 
 @pytest.mark.parametrize(
-    "text", ["", "seven", "1,23", "12,34,567", "1 2/1", "1/0", "1.2.3", "12_2", "3 to 5", "3 not 4", "9" * 65]
+    "text",
+    [
+        "",
+        "seven",
+        "1,23",
+        "12,34,567",
+        "1 2/1",
+        "1/0",
+        "1.2.3",
+        "12_2",
+        "3 to 5",
+        "3 not 4",
+        "5 m 3 m",
+        "30 s 5 min",
+        "5 min 3 m",
+        "9" * 65,
+    ],
 )
 def test_what_has_another_form_is_no_number(text: str) -> None:
     assert quantity(text) is None

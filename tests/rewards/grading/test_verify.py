@@ -36,50 +36,106 @@ def test_no_wrong_answer_is_paid_and_97_percent_of_right_ones_are() -> None:
     assert Counter(row["right"] for row in PAIRS)[False] > 400
 
 
-def _negatives() -> Iterator[Question]:
-    """Each right pair of the table, made wrong: off by one, sign, order, another unit, anagram, another letter."""
-    for row in PAIRS:
-        if not row["right"]:
-            continue
-        answer, kind = row["answer"], row.get("kind") or kind_of(row["gold"], row.get("choices"))
-        if kind == "choice":
-            right = next(letter for letter in ascii_uppercase if verify(letter, *_question(row)[1:]) is Outcome.CORRECT)
-            yield from (_question(row, letter) for letter in "ABCD" if letter != right)
-        if kind == "text" and len(word := normalize(answer)) > 2 and len(set(word.casefold())) > 2:
-            yield _question(row, word[1:] + word[0])
-            yield _question(row, word[::-1]) if word.casefold() != word[::-1].casefold() else _question(row, word[1:])
-        found = quantity(normalize(answer)) if kind == "number" else None
-        if found and quantity(normalize(row["gold"])):
-            gold = quantity(normalize(row["gold"]))
-            assert gold is not None
-            yield _question(row, f"{_decimal(found.value + 1)} {found.unit}")
-            yield _question(row, f"{_decimal(found.value - 1)} {found.unit}")
-            if found.value:
-                yield _question(row, f"{_decimal(-found.value)} {found.unit}")
-                yield _question(row, f"{_decimal(found.value * 10)} {found.unit}")
-            if gold.unit not in {"", "%"}:
-                yield _question(row, f"{_decimal(found.value)} {'kg' if 'k' not in gold.unit else 'min'}")
-        if row["category"] in {"tuple", "matrix"}:
-            numbers = re.findall(r"(?<![\w\\])-?\d+", answer)
-            if len(set(numbers)) > 1:
-                swapped = re.sub(rf"(?<![\w\\]){re.escape(numbers[0])}(?!\d)", "@", answer)
-                swapped = re.sub(rf"(?<![\w\\]){re.escape(numbers[-1])}(?!\d)", numbers[0], swapped)
-                yield _question(row, swapped.replace("@", numbers[-1]))
-        if kind == "math" and (last := list(re.finditer(r"(?<![\d.^_{,])\d(?![\d.,])", answer))):
-            place = last[-1]
-            yield _question(row, f"{answer[: place.start()]}{int(place[0]) + 1}{answer[place.end() :]}")
+Made = Iterator[tuple[str, Question]]  # by a named mutation
+
+BEHIND = (
+    "six|point five|sixteenths|Million|lakh|thousand two|per thousand|wait six|sorry six|negative|doubled|"
+    "divided eight|nope|untrue|or so|times two|squared|cubed|dozen|k|mil|grand|minus|halves|by two|and a half"
+).split("|")
+REFUSED = "cannot be right|crossed out|eliminated|unlikely|nope|my guess before C|mistake|ruled out".split("|")
+NEVER = "Not|never|wrong|eight|neither|NO|false|none|half|minus".split("|")
+
+
+def _negatives() -> Made:
+    """Each right pair of the table, made wrong in every way that fits its kind."""
+    for number, row in enumerate(PAIRS):
+        if row["right"] and row["category"] != "unusable":
+            kind = row.get("kind") or kind_of(row["gold"], row.get("choices"))
+            makers = [_any, {"choice": _choices, "text": _texts, "number": _numbers, "math": _mathematics}[kind]]
+            for maker in makers:
+                yield from ((name, _question(row, answer)) for name, answer in maker(row, number))
+
+
+def _any(row: dict[str, Any], number: int) -> Iterator[tuple[str, str]]:
+    answer = row["answer"]
+    yield "not", f"not {answer}"
+    yield "doubt", f"{answer}?"
+    yield "or", f"{answer} or qwerty"
+    yield "assigned", f"{NEVER[number % len(NEVER)]} = {answer}"
+    yield "two boxes", rf"\boxed{{{answer}}} \boxed{{3}}"
+
+
+def _choices(row: dict[str, Any], number: int) -> Iterator[tuple[str, str]]:
+    letters = [letter for letter in ascii_uppercase[:8] if verify(letter, *_question(row)[1:]) is Outcome.CORRECT]
+    if letters:
+        yield from (("letter", letter) for letter in "ABCD" if letter != letters[0])
+        yield "refused", f"{letters[0]}. {REFUSED[number % len(REFUSED)]}"
+        yield "refused", f"({letters[0]}) {REFUSED[-1 - number % len(REFUSED)]}"
+        yield "two letters", f"{letters[0]} or H"
+
+
+def _texts(row: dict[str, Any], number: int) -> Iterator[tuple[str, str]]:
+    word = normalize(row["answer"])
+    if len(word) > 2 and len(set(word.casefold())) > 2 and not {" ", ","} & set(word):
+        yield "anagram", word[1:] + word[0]
+        yield "anagram", word[::-1] if word.casefold() != word[::-1].casefold() else word[1:]
+    if re.fullmatch(r"[A-Z][a-z]+[A-Z]\w*", word):
+        yield "case", word.swapcase()
+    if " and " in row["gold"]:
+        yield "or for and", row["gold"].replace(" and ", " or ")
+
+
+def _numbers(row: dict[str, Any], number: int) -> Iterator[tuple[str, str]]:
+    found, gold = quantity(normalize(row["answer"])), quantity(normalize(row["gold"]))
+    if not found or not gold:
+        return
+    for step in (1, -1):
+        yield "off by one", f"{_decimal(found.value + step)} {found.unit}"
+    if found.value:
+        yield "sign", f"{_decimal(-found.value)} {found.unit}"
+        yield "ten times", f"{_decimal(found.value * 10)} {found.unit}"
+        yield "magnitude", f"{_decimal(found.value)} million {found.unit}"
+    if gold.unit not in {"", "%"}:
+        yield "unit", f"{_decimal(found.value)} {'A' if 'A' not in gold.unit else 'min'}"
+        yield "unit", f"{_decimal(found.value)} cd"
+    for index in range(4 if gold.value else 0):
+        yield "words behind", f"{_decimal(gold.value)} {BEHIND[(4 * number + index) % len(BEHIND)]}"
+    if gold.value.denominator == 1:
+        size = int(gold.value)
+        yield "arithmetic", f"{size - 1}+1"
+        yield "arithmetic", rf"{size}\cdot 1"
+        yield "range", f"{size}-{size + 1}"
+        yield "false equation", f"{size} = {size + 1}"
+
+
+def _mathematics(row: dict[str, Any], number: int) -> Iterator[tuple[str, str]]:
+    answer = row["answer"]
+    numbers = re.findall(r"(?<![\w\\])-?\d+", answer)
+    if row["category"] in {"tuple", "matrix"} and len(set(numbers)) > 1 and numbers != numbers[::-1]:
+        swapped = re.sub(rf"(?<![\w\\]){re.escape(numbers[0])}(?!\d)", "@", answer)
+        swapped = re.sub(rf"(?<![\w\\]){re.escape(numbers[-1])}(?!\d)", numbers[0], swapped)
+        yield "swapped", swapped.replace("@", numbers[-1])
+    if last := list(re.finditer(r"(?<![\d.^_{,])\d(?![\d.,])", answer)):
+        place = last[-1]
+        yield "digit", f"{answer[: place.start()]}{int(place[0]) + 1}{answer[place.end() :]}"
+    if row["category"] in {"expression", "branch"} and re.search(r"(?<![\\a-zA-Z])[a-df-hj-z](?![a-zA-Z])", answer):
+        yield "perturbed", f"{answer}+10^{{-25}}"
+        yield "perturbed", f"{answer}-0.0001"
+    if row["category"] == "tuple" and "," in answer:
+        yield "lost comma", answer.replace(",", "")
 
 
 def _decimal(value: Fraction) -> str:
     return str(value) if value.denominator != 1 else str(value.numerator)
 
 
-def test_negatives_made_from_the_table_are_not_paid() -> None:
-    questions = list(_negatives())
-    outcomes = verify_all(questions)
-    paid = [question for question, outcome in zip(questions, outcomes, strict=True) if outcome is Outcome.CORRECT]
-    assert len(questions) > 500
+def test_no_wrong_answer_that_is_made_from_a_right_one_is_paid() -> None:
+    made = list(_negatives())
+    outcomes = verify_all(question for _, question in made)
+    paid = [each for each, outcome in zip(made, outcomes, strict=True) if outcome is Outcome.CORRECT]
     assert paid == []
+    assert len(made) >= 10_000
+    assert len({name for name, _ in made}) >= 15, Counter(name for name, _ in made)
 
 
 def test_each_usable_reference_of_the_table_verifies_against_itself() -> None:
@@ -155,6 +211,7 @@ def test_a_repeated_piece_is_read_without_backtracking(piece: str) -> None:
 NUMBERS = st.fractions(-(10**9), 10**9, max_denominator=10**4)
 
 
+@settings(deadline=None)  # the first unit loads pint's list
 @given(st.integers(-(10**12), 10**12))
 def test_an_integer_is_right_in_every_spelling_and_its_neighbours_in_none(number: int) -> None:
     gold = str(number)
@@ -171,6 +228,7 @@ def test_an_integer_is_right_in_every_spelling_and_its_neighbours_in_none(number
     assert all(verify(f"{other:,}", gold) is not Outcome.CORRECT for other in others)
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_a_fraction_is_right_as_fraction_decimal_and_mixed_number(value: Fraction) -> None:
     gold, sign, size = f"{value.numerator}/{value.denominator}", "-" * (value < 0), abs(value)
@@ -234,6 +292,7 @@ def test_a_reference_that_is_no_answer_is_told_from_one(gold: str, why: str) -> 
         "7",
         "|x-1|",
         "P(A|B)",
+        "8 x ^ { 2 } - 3 x y + y ^ { 2 }",
         r"\text{a long sentence of more than twelve words that someone has put into a box}",
         "none of them",
         "None",
