@@ -188,11 +188,12 @@ def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome | _Pair:
     right, given = chosen(answer, gold, choices)
     if right is None:
         return Outcome.ANSWER_UNUSABLE
-    if given is None and choices and len(right) == 1 and not isinstance(read(answer), Words | Quantity):
-        return _value(
-            answer, normalize(choices[ascii_uppercase.index(right)])
-        )  # the option's formula, written otherwise
-    return Outcome.UNPARSEABLE if given is None else _judged(given == right)
+    if given is not None:
+        return _judged(given == right)
+    if choices and len(right) == 1 and not isinstance(read(answer), Words | Quantity):
+        outcome = _value(answer, normalize(choices[ascii_uppercase.index(right)]))  # its formula, written otherwise
+        return Outcome.UNPARSEABLE if outcome is Outcome.WRONG else outcome
+    return Outcome.UNPARSEABLE
 
 
 def _judged(equal: bool) -> Outcome:
