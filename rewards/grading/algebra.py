@@ -24,12 +24,12 @@ TRIES = 2  # of a comparison that ran out of time, or whose worker died
 
 _TOO_COSTLY = re.compile(
     r"\d{31}"
-    r"|\^\s*[{(]?\s*(?:[\d.]+|e)\s*[})]?\s*\^"  # a tower of numbers
-    r"|\^[\s{(]*-?[\d ]{4}"  # a huge exponent
-    r"|\d{4}\s*!|(?<!\([a-z][-+][a-z\d])(?<!\(\d[-+][a-z])[)\]}!]\s*!"  # the factorial of something large
+    r"|\^\s*[{(]?\s*(?:[\d.]+|e)\s*[})]?\s*\^[\s{(]*[\d.e]"  # a tower of numbers
+    r"|[)\]}]\s*\^[\s{(]*-?[\d ]{4}|\^[\s{(]*-?[\d ]{5}"  # a huge exponent
+    r"|\d{4}\s*!|[)\]}!]\s*!"  # the factorial of something large
     r"|\\(?:int|iint|oint|sum|prod|lim|det|binom)"
 )
-_POWER = re.compile(r"\d{1,2}\^\{?\d{4}\}?")  # 2^{2024}, of a few thousand digits
+_FACTORIAL = re.compile(r"\((?:\d?[a-z](?:[-+](?:\d{1,2}|[a-z]))?|\d[-+][a-z])\)!{1,2}")  # of a variable: (2n)!
 _UNDEFINED = re.compile(r"\\frac ?\{[^{}]*\} ?\{ ?0+(?:\.0*)? ?\}|\\frac ?(?:\d|\{[^{}]*\}) ?0|/ ?0+(?:\.0*)?(?![\d.])")
 _MAX_DEPTH = 6
 
@@ -37,13 +37,11 @@ _MAX_DEPTH = 6
 def is_costly(text: str) -> bool:
     """Whether `text` might keep algebra busy, by its shape: then it is not tried."""
     text = text.replace("**", "^")
-    if _POWER.fullmatch(text):
-        return False
     depth = deepest = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
         deepest = max(deepest, depth)
-    return deepest > _MAX_DEPTH or bool(_TOO_COSTLY.search(text))
+    return deepest > _MAX_DEPTH or bool(_TOO_COSTLY.search(_FACTORIAL.sub("n!", text)))
 
 
 def is_undefined(text: str) -> bool:

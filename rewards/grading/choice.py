@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from .formula import spelled
 from .normalize import normalize
 from .quantity import quantity, same_quantity
+from .units import is_noun
 from .words import same_words
 
 _LETTER = re.compile(
@@ -18,6 +19,8 @@ _BEHIND = re.compile(r"(?P<option>.+?) ?[(\[](?P<letter>[A-Za-z])[)\]]")
 _SEVERAL = re.compile(r"\(?[A-Z]\)?(?:(?:, ?(?:and )?| and | ?& ?|; ?| )\(?[A-Z]\)?)+|[A-Z]{2,}")
 _LETTERED = re.compile(r"\(?(?P<letter>[A-Z])[.):]{1,2} ?(?P<option>.+)")
 
+_ARTICLE = re.compile(r"(?:the|an?) |[\\$]")
+
 
 def chosen(answer: str, gold: str, choices: Sequence[str]) -> tuple[str | None, str | None]:
     """The letters, in order, that the reference and the answer choose; None for what chooses none.
@@ -26,7 +29,7 @@ def chosen(answer: str, gold: str, choices: Sequence[str]) -> tuple[str | None, 
     """
     options = [normalize(choice) for choice in choices]
     letters = ascii_uppercase[: len(choices) or 26]
-    if choices and (right := several(gold, letters)):
+    if choices and gold not in options and (right := several(gold, letters)):
         named = [_option(part, letters, options) or "" for part in re.split(", and |, ?| and |; ?", answer)]
         return right, several(answer, letters) or several(", ".join(named), letters) or None
     if not options and (found := lettered(gold)):
@@ -46,7 +49,8 @@ def several(text: str, letters: str = ascii_uppercase) -> str:
 def lettered(gold: str) -> tuple[str, str] | None:
     """The letter and the option of a reference such as `(B) 5` or `D. the sun`, whose other options are not known."""
     found = _LETTERED.fullmatch(gold)
-    is_option = found and (quantity(found["option"]) or not found["option"][0].isupper())  # but `A. Lincoln`
+    # But `A. Lincoln` and `E. coli` are names.
+    is_option = found and (gold[0] == "(" or quantity(found["option"]) or _ARTICLE.match(found["option"]))
     return (found["letter"], found["option"]) if found and is_option else None
 
 
@@ -66,7 +70,7 @@ def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
         if options:
             if _is_option(option, options[letters.index(letter)]):
                 return letter
-        elif "sign" in parts and parts["sign"] and (quantity(option) or quantity(f"2 {option}")):
+        elif parts.get("sign") and (quantity(option) or is_noun(option)):
             return letter
     same_text = [letter for letter, option in zip(letters, options, strict=False) if option == text]
     same_text = same_text or [

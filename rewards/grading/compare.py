@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from .formula import is_expression, is_value, spelled
+from .formula import has_variable, is_expression, is_value, spelled
 from .quantity import Quantity, quantity, same_quantity
 from .units import conversion, known_unit
-from .value import Assigned, Computed, Expression, Ordered, Relation, Unordered, Value, Words
+from .value import Assigned, Computed, Expression, Ordered, Relation, Unordered, Value, Words, expressions
 from .words import same_words
 
 # (reference, answer, sign): are two expressions the same, or, with a sign, the relations `expression sign 0`?
@@ -28,9 +28,11 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             return same(gold, given.value, algebra) and all(
                 _same_number(given.value, side, algebra) for side in given.sides
             )
-        case Assigned(), Assigned() if _name(gold) == _name(given):
+        case Assigned(), Assigned() if _same_name(gold.variable, given.variable):
             return same(gold.value, given.value, algebra)
-        case Assigned(value=Quantity()), Relation():  # an equation that is not solved
+        case Assigned(value=Quantity() | Expression()), Relation() if not expressions(gold) or not has_variable(
+            expressions(gold)[0]
+        ):  # an equation that is not solved
             return False
         case Assigned() | Relation(), Assigned() | Relation():
             return _same_relation(gold, given, algebra)
@@ -45,7 +47,7 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
         case (Unordered("union"), _) | (_, Unordered("union")) if (spans := _spans(gold)) and (others := _spans(given)):
             return spans == others
         case Unordered(), Unordered():
-            return _same_items(gold, given, algebra)
+            return _same_items(gold, given, algebra) or _same_items(*_without_names(gold, given), algebra)
         case Ordered(opens="("), Unordered("system"):
             values = _in_order(given)
             return values is not None and same(gold, gold._replace(items=values), algebra)
@@ -61,13 +63,20 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
         case ((Expression() | Quantity()), (Expression() | Quantity())):
             return _same_measured(gold, given, algebra)
         case Words(), Words():
-            return gold == given or (not gold.is_formula and not given.is_formula and same_words(gold.text, given.text))
+            if not gold.is_formula and not given.is_formula:
+                return same_words(gold.text, given.text)
+            charges = ("^" in gold.text) == ("^" in given.text)  # `SO4^2-` may be written `SO42-`
+            return gold == given or (not charges and gold.text.replace("^", "") == given.text.replace("^", ""))
     return False
 
 
-def _name(assigned: Assigned) -> str:
-    """What is given a value; `f(x)` is `y`."""
-    return re.sub(r"^[fgh]\(x\)$", "y", assigned.variable.casefold())
+def _same_name(gold: str, given: str) -> bool:
+    """Whether two names are one: `R` is no `r`, but `X` is `x`, `Area` is `area`, and `f(x)` may be called `y`."""
+    pair = {gold, given}
+    is_word = gold.isalpha() and (len(gold) > 2 or gold in "xyzXYZ")
+    return len({name.casefold() if is_word else name for name in pair}) == 1 or (
+        "y" in pair and pair <= {"y", "f(x)", "g(x)", "h(x)"}
+    )
 
 
 # --- numbers and expressions ------------------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ def _same_measured(gold: Expression | Quantity, given: Expression | Quantity, al
     elif isinstance(gold, Expression) and isinstance(given, Quantity) and given.unit and not gold.unit:
         found = quantity(gold.text, glued=True)
         if found and found.unit:
-            return same_quantity(found, given)
+            return conversion(found.unit, given.unit) == 1 and same_quantity(found, given)
     match _angle(gold), _angle(given):
         case "degree", "radian":
             return algebra(_latex(gold), rf"({_latex(given)})*180/\pi", "")
@@ -155,10 +164,24 @@ def _same_items(gold: Unordered, given: Unordered, algebra: Algebra) -> bool:
     return not left
 
 
+def _without_names(gold: Unordered, given: Unordered) -> tuple[Unordered, Unordered]:
+    """The values of `a_1=1, a_2=4`, if the other side is a list without names."""
+    if {gold.kind, given.kind} & {"list", "and", "set"} and "system" in {gold.kind, given.kind}:
+        return _indexed(gold), _indexed(given)
+    return gold, given
+
+
+def _indexed(items: Unordered) -> Unordered:
+    names = [re.fullmatch(r"(\w)_\{? ?\w ?\}?", item.variable) for item in items.items if isinstance(item, Assigned)]
+    if items.kind != "system" or len({name and name[1] for name in names}) != 1 or None in names:
+        return items
+    return Unordered("list", tuple(item.value for item in items.items if isinstance(item, Assigned)))
+
+
 def _may_be_or(gold: Unordered, given: Unordered) -> bool:
     """`x=2 or x=3` lists the solutions `2, 3`; but `2 and 3` are two things, as words and labels are."""
     return not {"and", "system"} & {gold.kind, given.kind} and not any(
-        isinstance(item, Words) or (isinstance(item, Expression) and re.fullmatch("[A-Z]", item.text))
+        isinstance(item, Words) or (isinstance(item, Expression) and re.fullmatch("[A-Za-z]", item.text))
         for item in (*gold.items, *given.items)
     )
 

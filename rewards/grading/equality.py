@@ -113,12 +113,13 @@ class _Values:
         self.digits, self.error = digits, mpmath.mpf(10) ** (12 - digits)
         self.complex = gold.has(sympy.I)
         self.positive = _positive(gold, symbols)
+        self.is_wider = False  # the answer is real where the reference is not: `\\ln|x-1|` for `\\ln(x-1)`
 
     def agree(self, points: list[list[Any]]) -> bool | None:
         """Whether the answer has the reference's value wherever that has one; None where it has too few."""
         import mpmath
 
-        agreed = 0
+        agreed, self.is_wider = 0, False
         with mpmath.workdps(self.digits):
             for point in points:
                 point = [
@@ -128,7 +129,7 @@ class _Values:
                 if verdict is False:
                     return False
                 agreed += verdict is True
-        return True if agreed >= _NEEDED else None
+        return not self.is_wider if agreed >= _NEEDED else None
 
     def _at(self, point: list[Any]) -> bool | None:
         import mpmath
@@ -137,13 +138,17 @@ class _Values:
             here = mpmath.mpmathify(self.sides[0](*point))
         except (ZeroDivisionError, ValueError, OverflowError):
             return None
-        if not mpmath.isfinite(here) or (not self.complex and abs(mpmath.im(here)) > self.error * (1 + abs(here))):
+        if not mpmath.isfinite(here):
             return None
+        is_real = self.complex or abs(mpmath.im(here)) <= self.error * (1 + abs(here))
         try:
             there = mpmath.mpmathify(self.sides[1](*point))
         except (ZeroDivisionError, ValueError, OverflowError):
             return None  # a hole in the answer's domain
         if not mpmath.isfinite(there):
+            return None
+        if not is_real:
+            self.is_wider = self.is_wider or not mpmath.im(there)
             return None
         size = max(abs(here), mpmath.mpf(10) ** -30)
         return bool(abs(here - there) <= self.error * size)
@@ -261,8 +266,9 @@ def _same_constant(gold: Any, answer: Any) -> bool:
     """
     import sympy
 
-    if gold == answer:  # however large: 2^{2024}
-        return True
+    exact = gold.doit(), answer.doit()
+    if gold == answer or all(value.is_Rational for value in exact):  # however large: 2^{2024}
+        return bool(exact[0] == exact[1])
     difference = gold - answer
     size, error = abs(gold.evalf(60)), abs(difference.evalf(60, maxn=300))
     if not (size.is_finite and error.is_finite):
@@ -304,6 +310,8 @@ _NAMED = re.compile(rf"(?<![\\A-Za-z])({'|'.join(sorted(FUNCTIONS))})(?![A-Za-z]
 def _latex(text: str) -> str:
     r"""What people write for LaTeX: `2^10`, `sqrt(2)`, `√12`, `2**3`, `1/2x` (a half of x), `\frac\pi2`."""
     text = _NAMED.sub(r"\\\1 ", text.replace("**", "^"))
+    text = re.sub(r"_ ?(?:\{ ?e ?\}|e(?![A-Za-z]))", "_{ee}", text)
+    text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
     text = _TAKEN.sub(_plain_symbol, text)
     text = re.sub(r"\^(-?\d+|-[a-z])", r"^{\1}", text)
     text = re.sub(r"\\sqrt ?(?:\(([^()]*)\)|(\d+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)

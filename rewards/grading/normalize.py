@@ -21,7 +21,7 @@ def normalize(text: str) -> str:
     text = re.sub(r"\s+", " ", text if text.isascii() and text.isprintable() else _ascii_signs(text)).strip()
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = _THOUSANDS.sub("", text).replace("~", " ")
+    text = re.sub(r"(?<=[^ (])~|~(?![A-Za-z(])", " ", _THOUSANDS.sub("", text))
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -148,7 +148,8 @@ _LATEX = [
 _QUANTITY = rf"(?:(?:total|final|average) )?(?:{LISTS['named'].replace(' ', '|')})"
 _PHRASE = re.compile(
     r"(?:(?:so|thus|therefore|hence),? )?(?:"
-    r"(?:the |my )?(?:final |correct |right )?(?:answer|option|choice)(?: is:?| ?:| ?=|(?= \(?[A-Z]\)?$| [-(\\\d]))"
+    r"(?:the |my )?(?:final |correct |right )?(?:answer(?= [-(\\\d])|(?:answer|(?:option|choice)(?! \w* ?\d))"
+    r"(?: is:?| ?:| ?=|(?= \(?[A-Z]\)?$)))"
     r"|(?:the |its )(?:" + _QUANTITY + r")(?: is| are| was| equals)"
     r"|there (?:are|is|were|was)|it(?: i|')s|this is|that is|they are|these are|we (?:get|have)|(?:in|a) total(?:,| of)"
     r"|the (?:point|vertex|interval|set|ordered pair)(?= [(\[{\\])|in(?= \d{4}$)"
@@ -157,7 +158,9 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _MINUS = re.compile(r"^(?:minus|negative) (?=[\d.\\]|infinity$)", re.IGNORECASE)
-_CRY = re.compile(r"(?:(?<=[a-z]{2})|(?<=[一-龥]))!$")  # Yes!, but n!
+_CRY = re.compile(
+    r"^([A-Za-z', .]*(?:[a-z]{3}|\bno|\bok)|.*[一-龥])!$", re.IGNORECASE
+)  # Yes!, but n!, 2^nn!  # Yes!, but n!
 _DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
 _BOXES = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])|(?<![\\A-Za-z])f?box(?:ed)? ?\{")
 _BOX = re.compile(
@@ -171,7 +174,7 @@ def _unwrapped(text: str) -> str:
     """`text` without one layer of what stands around an answer: delimiters, a phrase before it, a full stop after."""
     text = text.removesuffix(".").strip() if not text.endswith("..") else text
     text = re.sub(r"^\$(?=[A-Z]$)", "", text)  # of dollars of which one is missing: $B
-    text = _CRY.sub("", text)
+    text = _CRY.sub(r"\1", text)
     if match := _PHRASE.match(text):
         text = text[match.end() :]
     text = _MINUS.sub("-", text)

@@ -46,7 +46,7 @@ def _verbatim(text: str) -> Value | None:
 def _formula(text: str) -> Value | None:
     """`H_2O`, `SO_4^{2-}`, `NaCl2`: two elements, or one with a charge."""
     is_formula = _FORMULA.fullmatch(text.replace(" ", "") if "_" in text else text)
-    return Words(re.sub(r"[_{}^ ]", "", text), is_formula=True) if is_formula else None
+    return Words(re.sub(r"[_{} ]", "", text), is_formula=True) if is_formula else None
 
 
 _FORMULA = re.compile(
@@ -157,8 +157,8 @@ def _listed(items: tuple[Value, ...], separator: str) -> Value:
     names = [item.variable if isinstance(item, Assigned) else "" for item in items]
     values = tuple(item.value if isinstance(item, Assigned) else item for item in items)
     if len(set(names)) > 1:
-        indexed = [re.fullmatch(r"(\w)_\{? ?\w ?\}?", name) for name in names]
-        if all(indexed) and len({name[1] for name in indexed if name}) == 1:  # x_1=2, x_2=3
+        indexed = [re.fullmatch(r"(\w)_\{? ?\d ?\}?", name) for name in names]
+        if all(indexed) and {name[1] for name in indexed if name} == {"x"}:  # x_1=2, x_2=3: roots, in any order
             return Unordered(kind, values)
         if not any(names[1:]) and kind != "or":  # x = 2, 3
             return Unordered(kind, values)
@@ -199,14 +199,15 @@ _BUILDER = re.compile(r"[a-z](?: ?\\in ?\\mathbb ?\{?R\}?)? ?(?:\||\\mid|:) ?(.*
 
 def _tuple(text: str) -> Value | None:
     """`(1,2)`, `[1,2)`, `A(1,2)`; `[[1],[2]]` is a column."""
-    text = re.sub(r"^[A-Z] ?(?=\()", "", text)
+    label = re.match(r"[A-Z](?= ?\()", text)
+    text = text[1:].strip() if label else text
     for opens, closes in ("()", "(]", "[)", "[]"):
         inside = _inside(text, opens, closes)
         if inside is not None and len(parts := _coordinates(inside)) > 1:
             rows = [_inside(part, "[", "]") or "," for part in parts]
             if opens == "[" and not any("," in row for row in rows):
                 return Ordered("(", _all(rows), ")")
-            return Ordered(opens, _all(parts), closes)
+            return Ordered(opens, _all(parts), closes, label[0] if label else "")
     return None
 
 

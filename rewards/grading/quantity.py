@@ -71,7 +71,7 @@ def _of_several_units(text: str) -> Quantity | None:
 
 _LEAD = re.compile(r"(?:([-+]) ?)?(?:(US ?\$|\$|USD|EUR|GBP|JPY|INR|CNY) ?([-+])?)?", re.IGNORECASE)
 _PART = r"\d+(?:\.\d+)? ?[A-Za-z]+"
-_PARTS = re.compile(rf"{_PART}(?:,? (?:and )?{_PART})+")
+_PARTS = re.compile(rf"{_PART}(?:(?:(?:(?<=s)|(?<=min)|(?<=hr)|(?<= h)|(?<=ft)),)? (?:and )?{_PART})+")
 _MAGNITUDES = {
     **{"dozen": 12, "hundred": 100, "thousand": 10**3, "lakh": 10**5, "million": 10**6},
     **{"crore": 10**7, "billion": 10**9, "trillion": 10**12},

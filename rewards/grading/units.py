@@ -22,6 +22,7 @@ class Measure(NamedTuple):
     unit: "pint.Unit | None" = None
     noun: str = ""  # singular
     per: str = ""
+    detail: frozenset[str] = frozenset()  # what else is said of it: `red`, `of sugar`, `left`
 
 
 @lru_cache(maxsize=4096)
@@ -33,21 +34,26 @@ def measure(text: str) -> Measure | None:
     if unit := known_unit(text):
         return Measure(unit)
     if (words := _AFTER.sub("", text)) != text:
-        return measure(words)
+        found, said = measure(words), text[len(words) :].strip(", ").lower()
+        return found and found._replace(detail=found.detail | ({said} - _TOTAL))
     if per := _PER.search(text):
         found = measure(text[: per.start()])
         name = (per[1] or per[2]).lower()
         by_what = {"hr": "hour", "kg": "kilogram"}.get(name, name if name in _BY else _singular(name))
         plain = found and (found.noun or found.unit is None or _is_currency(found.unit))
         return found._replace(per=by_what) if found and plain and by_what and not found.per else None
-    if (of := text.find(" of ")) > 0 and (unit := known_unit(text[:of])) and _noun(text[of + 4 :]):  # grams of sugar
-        return Measure(unit)
+    if (of := text.find(" of ")) > 0 and (unit := known_unit(text[:of])) and is_noun(text[of + 4 :]):  # grams of sugar
+        return Measure(unit, detail=frozenset({text[of + 4 :].lower()}))
     if inside := _INSIDE.search(text):
-        return measure(text[: inside.start()]) if _noun(inside[1]) else None
+        return measure(text[: inside.start()]) if is_noun(inside[1]) else None
     if of_all := re.fullmatch(r"of (?:the|an?|all(?: the)?) (.+)", text):  # 2/3 of the pizza
         text = of_all[1]
-    noun = _noun(text)
-    return Measure(noun=noun) if noun else None
+    return _noun(text)
+
+
+def is_noun(text: str) -> bool:
+    """Whether `text` is a noun of the list, with adjectives of the list."""
+    return _noun(text) is not None
 
 
 def conversion(gold: str, given: str) -> Fraction | None:
@@ -57,7 +63,9 @@ def conversion(gold: str, given: str) -> Fraction | None:
     if not gold:
         return None if given in _MAGNITUDE_LETTERS else Fraction(1)
     here, there = measure(gold), measure(given)
-    if here is None or there is None or (here.per and there.per and here.per != there.per):
+    if here is None or there is None or (there.per and here.per != there.per and (here.per or here.noun)):
+        return None
+    if here.detail and there.detail and here.detail != there.detail:
         return None
     if here.noun or there.noun:
         return Fraction(1) if here.noun == there.noun or not (here.noun or here.unit) else None
@@ -77,18 +85,19 @@ _ALSO = {"sterling": ("pound", "pounds"), "celsius": ("C",), "fahrenheit": ("F",
 # --- nouns ------------------------------------------------------------------------------------------------------------
 
 
-def _noun(text: str) -> str:
-    """The singular of the noun that `text` is, without adjectives and `of ...`; "" where a word of it is unknown."""
+def _noun(text: str) -> Measure | None:
+    """The noun that `text` is, with its adjectives and `of ...`; None where a word of it is unknown."""
     whole = re.fullmatch(r"([A-Za-z ]+?)(?: of ([A-Za-z ]+))?", text)
     if whole is None:
-        return ""
-    nouns = []
+        return None
+    nouns, said = [], []
     for part in filter(None, whole.groups()):
         *before, noun = part.lower().split() or [""]
         nouns.append(_singular(noun))
         if len(before) > 2 or not all(word in _ADJECTIVES or _singular(word) for word in before):
-            return ""
-    return nouns[0] if all(nouns) else ""
+            return None
+        said += [word for word in before if word not in _TOTAL]
+    return Measure(noun=nouns[0], detail=frozenset([*said, *nouns[1:]])) if all(nouns) else None
 
 
 def _singular(noun: str) -> str:
@@ -103,6 +112,7 @@ _ADJECTIVES = frozenset(f"{LISTS['colours']} {LISTS['adjectives']}".split())
 _AFTER = re.compile(rf"(?:^|,? )(?:{LISTS['after']})$", re.IGNORECASE)
 _PER = re.compile(r"(?:^| )(?:per|an?|for each) ([a-z]+)$|/ ?([a-z]+)$", re.IGNORECASE)
 _INSIDE = re.compile(r" in (?:the|each|all|all the) ([a-z ]+)$", re.IGNORECASE)
+_TOTAL = {"in total", "total", "in all", "altogether", "overall", "together", "of them"}
 _BY = frozenset(LISTS["per"].split())
 _IRREGULAR = dict(pair.split("/") for pair in LISTS["irregular"].split())
 
@@ -122,7 +132,8 @@ _UNITS = frozenset(
 )
 _LONG_NAMES = re.compile("|".join(name.replace("_", " ") for name in sorted(_UNITS) if "_" in name), re.IGNORECASE)
 _PREFIXES = frozenset("kilo centi milli micro nano mega giga deci hecto tera pico".split()) | {""}
-_NOT_UNITS = {"am", "pm", "at", "as", "a", "b", "d"}  # words, and letters that are more often algebra
+_WITHOUT_PREFIX = set("inch foot yard mile hectare acre dollar cent euro sterling yen rupee yuan unit".split())
+_NOT_UNITS = set("has mis am pm at as a b d".split())  # words, and letters that are more often algebra
 _CAPITALS = {"CM": "cm", "MM": "mm", "KM": "km", "KG": "kg", "ML": "mL", "FT": "ft", "MPH": "mph", "KJ": "kJ"}
 _FACTOR = r"[A-Za-z_]+(?:\^[-+]?\d|[23])?"
 _PRODUCT = rf"{_FACTOR}(?: ?[* ] ?{_FACTOR}){{0,2}}"
@@ -184,7 +195,8 @@ def _named(name: str) -> "pint.Unit | None":
     for spelling in spellings:
         for prefix, unit, _ in _registry().parse_unit_name(spelling):
             whole = spelling == name or spelling in _CAPITALS.values() or spelling.startswith(prefix + unit[:3])
-            if unit in _UNITS and prefix in _PREFIXES and spelling not in _NOT_UNITS and whole:
+            known = unit in _UNITS and prefix in (_PREFIXES if unit not in _WITHOUT_PREFIX else {""})
+            if known and spelling not in _NOT_UNITS and whole:
                 return _registry().Unit(prefix + unit)
     return None
 

@@ -47,7 +47,7 @@ class Ordered(NamedTuple):
     opens: str
     items: "tuple[Value, ...]"
     closes: str
-    variable: str = ""  # of an inequality
+    variable: str = ""  # of an inequality; the name of a point: `A(1,2)`
 
 
 class Unordered(NamedTuple):

@@ -18,7 +18,7 @@ from .formula import spelled
 from .normalize import normalize
 from .parse import read
 from .quantity import Quantity
-from .value import Unordered, Value, Words, expressions
+from .value import Expression, Ordered, Relation, Unordered, Value, Words, expressions
 from .words import same_words
 
 Kind = Literal["choice", "text", "number", "math"]
@@ -190,7 +190,9 @@ def _choice(answer: str, gold: str, choices: Sequence[str]) -> Outcome | _Pair:
         return Outcome.ANSWER_UNUSABLE
     if given is not None:
         return _judged(given == right)
-    if choices and len(right) == 1 and not isinstance(read(answer), Words | Quantity):
+    value = read(answer)
+    is_formula = isinstance(value, Expression | Relation) or (isinstance(value, Ordered) and value.variable.islower())
+    if choices and len(right) == 1 and is_formula:
         outcome = _value(answer, normalize(choices[ascii_uppercase.index(right)]))  # its formula, written otherwise
         return Outcome.UNPARSEABLE if outcome is Outcome.WRONG else outcome
     return Outcome.UNPARSEABLE

@@ -35,7 +35,7 @@ ONE, TWO = Quantity(Fraction(1), ""), Quantity(Fraction(2), "")
         (r"x>1 and x\le 2", Ordered("(", (ONE, TWO), "]", "x")),
         (r"\{x \mid 1<x\le 2\}", Ordered("(", (ONE, TWO), "]", "x")),
         ("<1,2>", Ordered("(", (ONE, TWO), ")")),
-        ("A(1,2)", Ordered("(", (ONE, TWO), ")")),
+        ("A(1,2)", Ordered("(", (ONE, TWO), ")", "A")),
         ("{{1,2", Words("{{1,2")),
         ("anything at all?", Words("anything at all?")),
     ],

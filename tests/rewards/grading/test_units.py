@@ -48,7 +48,24 @@ def test_what_is_no_unit(text: str) -> None:
     ],
 )
 def test_what_is_counted(text: str, noun: str, per: str) -> None:
-    assert measure(text) == (None, noun, per)
+    found = measure(text)
+    assert found is not None
+    assert found[:3] == (None, noun, per)
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("small red cubes in total", {"small", "red"}),
+        ("cups of sugar", {"sugar"}),
+        ("left", {"left"}),
+        ("apples", set()),
+    ],
+)
+def test_what_else_is_said_of_it(text: str, detail: set[str]) -> None:
+    found = measure(text)
+    assert found is not None
+    assert found.detail == detail
 
 
 @pytest.mark.parametrize("text", ["zorbs", "six apples", "apples or pears", "wrong apples", "of six", "cube", "more"])
