@@ -29,7 +29,7 @@ _TOO_COSTLY = re.compile(
     r"|\d{4}\s*!|[)\]}!]\s*!"  # the factorial of something large
     r"|\\(?:int|iint|oint|sum|prod|lim|det|binom)"
 )
-_FACTORIAL = re.compile(r"\((?:\d?[a-z](?:[-+](?:\d{1,2}|[a-z]))?|\d[-+][a-z])\)!{1,2}")  # of a variable: (2n)!
+_FACTORIAL = re.compile(r"\((?:\d?[a-z](?:[-+](?:\d{1,2}|[a-z]))?|\d[-+][a-z])\) ?!{1,2}")  # of a variable: (2n)!
 _UNDEFINED = re.compile(r"\\frac ?\{[^{}]*\} ?\{ ?0+(?:\.0*)? ?\}|\\frac ?(?:\d|\{[^{}]*\}) ?0|/ ?0+(?:\.0*)?(?![\d.])")
 _MAX_DEPTH = 6
 
