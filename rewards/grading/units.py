@@ -4,6 +4,7 @@ Each word must be known: a unit of pint's list, a noun of `words.txt`, or a few 
 no word that names another number, a magnitude, a sign or a doubt can stand behind a number.
 """
 
+import logging
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -209,6 +210,7 @@ def _is_currency(unit: "pint.Unit") -> bool:
 def _registry() -> "pint.UnitRegistry[Any]":
     import pint
 
+    logging.getLogger("pint.util").setLevel(logging.ERROR)  # it warns of each unit that ours replaces, as is meant
     registry: pint.UnitRegistry[Any] = pint.UnitRegistry(non_int_type=Fraction)
     registry.load_definitions(str(Path(__file__).with_name("units.txt")))
     return registry
