@@ -31,7 +31,7 @@ def normalize(text: str) -> str:
         text = re.sub(r" ?\^ ?", "^", text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne "))
     if text.count("$") > 1:
         text = _DOLLARS.sub(r" \1 ", text).strip()
-    if len(_BOXES.findall(text)) == 1:
+    if len(_BOXES.findall(text)) == 1 and not re.search(r"\d *\\f?box", text):  # 1\\boxed{234} is no 1234
         text = _BOX.sub(lambda match: f" {match[1] or match[2]} ", text).strip()
     text = re.sub(" +", " ", text)
     previous = None
@@ -58,6 +58,8 @@ def _ascii_sign(char: str) -> str:
     if char.isspace():
         return " "
     compatible = unicodedata.normalize("NFKC", char)
+    if unicodedata.decomposition(char).startswith("<circle>"):  # 5① is not 51
+        return char
     if "⁄" in compatible:  # a vulgar fraction: 1½ is one and a half, not 11/2
         return " " + compatible.replace("⁄", "/")
     char = compatible if len(compatible) == 1 else char

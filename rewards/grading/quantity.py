@@ -99,8 +99,11 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
 
 
 def _in_base(match: re.Match[str]) -> Fraction | None:
+    base = int(match["base"] or match["base_"])
+    if base > 16 or any(digit.islower() for digit in match["figures"]):  # 2a_{11} has an index
+        return None
     try:
-        return Fraction(int(match["figures"], int(match["base"] or match["base_"]) or -1))
+        return Fraction(int(match["figures"], base or -1))
     except ValueError:  # a digit or a radix that there is not
         return None
 
