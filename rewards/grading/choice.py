@@ -18,7 +18,6 @@ _LETTER = re.compile(
 _BEHIND = re.compile(r"(?P<option>.+?) ?[(\[](?P<letter>[A-Za-z])[)\]]")
 _SEVERAL = re.compile(r"\(?[A-Z]\)?(?:(?:, ?(?:and )?| and | ?& ?|; ?| )\(?[A-Z]\)?)+|[A-Z]{2,}")
 _LETTERED = re.compile(r"\(?(?P<letter>[A-Z])[.):]{1,2} ?(?P<option>.+)")
-
 _ARTICLE = re.compile(r"(?:the|an?) |[\\$]")
 
 
@@ -81,6 +80,7 @@ def _option(text: str, letters: str, options: Sequence[str]) -> str | None:
 
 def _is_option(text: str, option: str) -> bool:
     """Whether `text` is an option's: the same words, number (8.0 for 8) or spelling of mathematics."""
+    if spelled(text) == spelled(option) or same_words(option, text):
+        return True
     here, there = quantity(option), quantity(text)
-    same = spelled(text) == spelled(option) or same_words(option, text)
-    return same or bool(here and there and same_quantity(here, there))
+    return bool(here and there and same_quantity(here, there))

@@ -30,10 +30,8 @@ def same(gold: Value, given: Value, algebra: Algebra) -> bool:
             )
         case Assigned(), Assigned() if _same_name(gold.variable, given.variable):
             return same(gold.value, given.value, algebra)
-        case Assigned(value=Quantity() | Expression()), Relation() if not expressions(gold) or not has_variable(
-            expressions(gold)[0]
-        ):  # an equation that is not solved
-            return False
+        case Assigned(value=Quantity() | Expression()), Relation() if not any(map(has_variable, expressions(gold))):
+            return False  # an equation that is not solved
         case Assigned() | Relation(), Assigned() | Relation():
             return _same_relation(gold, given, algebra)
         case Assigned(), _:

@@ -160,9 +160,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _MINUS = re.compile(r"^(?:minus|negative) (?=[\d.\\]|infinity$)", re.IGNORECASE)
-_CRY = re.compile(
-    r"^([A-Za-z', .]*(?:[a-z]{3}|\bno|\bok)|.*[一-龥])!$", re.IGNORECASE
-)  # Yes!, but n!, 2^nn!  # Yes!, but n!
+# Yes!, but n! and 2^nn!
+_CRY = re.compile(r"^([A-Za-z', .]*(?:[a-z]{3}|\bno|\bok)|.*[一-龥])!$", re.IGNORECASE)
 _DOLLARS = re.compile(r"\$\$?([^$]+)\$\$?")
 _BOXES = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])|(?<![\\A-Za-z])f?box(?:ed)? ?\{")
 _BOX = re.compile(

@@ -1,7 +1,7 @@
 """Is an answer right? Each kind of answer has its own rule; only expressions reach a computer algebra system.
 
 Kinds: `choice` (a letter, or its option's text), `text` (equal in its plain spelling), `number` (exact, with units:
-`quantity.py`) and `math` (shapes by `value.py`, expressions by `algebra.py`). All rules are our choice.
+`quantity.py`) and `math` (`parse.py`, `compare.py`, and `algebra.py` for expressions). All rules are our choice.
 """
 
 import re
@@ -128,9 +128,9 @@ def kind_of(gold: str, choices: Sequence[str] | None = None) -> Kind:
     gold = normalize(gold[: MAX_ANSWER_CHARS + 1])
     if choices or re.fullmatch(r"[A-Z]|\([A-Z]\)", gold) or lettered(gold):
         return "choice"
-    value = read(gold)
     if _letters(gold):
         return "text"
+    value = read(gold)
     if isinstance(value, Quantity):
         return "number"
     return "text" if _is_text(value) or _RANGE.search(gold) else "math"

@@ -33,21 +33,17 @@ def _verdict(question: Question) -> str:
 
 
 @lru_cache(maxsize=1)
-def _verdicts() -> dict[Question, str]:
+def verdicts() -> dict[Question, str]:
+    """Those of now, with every rule; to be asked for before one is removed."""
     rows = table("pairs")
     questions = [Question(row["answer"], row["gold"], row.get("kind"), tuple(row.get("choices", ()))) for row in rows]
     _forget()
     return {question: _verdict(question) for question in questions}
 
 
-def verdicts() -> dict[Question, str]:
-    """Those of now, with every rule; to be asked for before one is removed."""
-    return _verdicts()
-
-
 def decides() -> bool:
     """Whether some pair has another verdict than with every rule; what was removed must be put back by the caller."""
-    before = _verdicts()
+    before = verdicts()
     _forget()
     try:
         return any(_verdict(question) != verdict for question, verdict in before.items())
